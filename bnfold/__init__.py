@@ -1,0 +1,70 @@
+"""bnfold takes a trained PyTorch checkpoint with BatchNorm to a device.
+
+The public names load on first use (PEP 562), so that ``import bnfold`` on a device never imports torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from bnfold._version import __version__
+
+if TYPE_CHECKING:
+    from bnfold.checkpoint import load
+    from bnfold.convert import ConversionResult, convert
+    from bnfold.fold import FoldResult, fold
+    from bnfold.runtime import open
+    from bnfold.verify import Parity, verify
+
+_HOME = {
+    "load": "bnfold.checkpoint",
+    "fold": "bnfold.fold",
+    "FoldResult": "bnfold.fold",
+    "convert": "bnfold.convert",
+    "ConversionResult": "bnfold.convert",
+    "verify": "bnfold.verify",
+    "Parity": "bnfold.verify",
+    "open": "bnfold.runtime",
+    "BnfoldError": "bnfold.errors",
+    "Finding": "bnfold.finding",
+}
+
+__all__ = [
+    "BnfoldError",
+    "ConversionResult",
+    "Finding",
+    "FoldResult",
+    "Parity",
+    "__version__",
+    "convert",
+    "fold",
+    "load",
+    "open",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)
+
+
+class _Package(ModuleType):
+    """Keeps ``bnfold.fold`` the function: importing the submodule ``bnfold.fold`` would rebind the name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+def fold(): return 1

@@ -1,0 +1,56 @@
+"""The one strict oracle for numeric comparisons, used by certificates, parity and tests alike.
+
+Differences are taken in float64. Shapes must be equal, nothing is broadcast, and a NaN or an infinity on
+either side is never "equal": it makes the error infinite.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+FLOAT32_EPS = float(np.finfo(np.float32).eps)
+
+
+def max_abs(values: ArrayLike) -> float:
+    """max|values|; infinite if anything is not finite, 0 for no values."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0:
+        return 0.0
+    largest = float(np.max(np.abs(array)))
+    return largest if math.isfinite(largest) else math.inf
+
+
+def max_abs_error(actual: ArrayLike, expected: ArrayLike) -> float:
+    """max|actual - expected| in float64.
+
+    Raises:
+        ValueError: the shapes differ (nothing is broadcast).
+    """
+    a, e = np.asarray(actual), np.asarray(expected)
+    if a.shape != e.shape:
+        raise ValueError(f"shapes differ: {a.shape} and {e.shape}")
+    a, e = a.astype(np.float64), e.astype(np.float64)
+    if not (np.isfinite(a).all() and np.isfinite(e).all()):
+        return math.inf
+    return max_abs(a - e)
+
+
+def max_rel_error(actual: ArrayLike, expected: ArrayLike) -> float:
+    """max|actual - expected| / max|expected|, in float64; the absolute error where expected is all zero.
+
+    Raises:
+        ValueError: the shapes differ (nothing is broadcast).
+    """
+    error = max_abs_error(actual, expected)
+    if not math.isfinite(error):
+        return math.inf
+    scale = max_abs(expected)
+    return error / scale if scale > 0 else error
+
+
+def float32_ulps(largest: float, count: float = 1.0) -> float:
+    """``count`` units in the last place of a float32 of this magnitude."""
+    return count * float(np.spacing(np.float32(largest)))

@@ -1,0 +1,36 @@
+"""The strict oracle is strict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bnfold import numerics
+
+
+def test_error_is_taken_in_float64() -> None:
+    actual = np.array([1.0, 2.0], dtype=np.float32)
+    assert numerics.max_abs_error(actual, actual.astype(np.float64) + 1e-12) == pytest.approx(1e-12, rel=1e-3)
+
+
+def test_relative_error_is_relative_to_the_largest_expected_value() -> None:
+    assert numerics.max_rel_error([1.0, 4.5], [1.0, 4.0]) == 0.125
+    assert numerics.max_rel_error([0.5, 0.0], [0.0, 0.0]) == 0.5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_never_equal(bad: float) -> None:
+    assert numerics.max_abs_error([bad], [bad]) == math.inf
+    assert numerics.max_rel_error([1.0], [bad]) == math.inf
+    assert numerics.max_abs([bad]) == math.inf
+
+
+def test_nothing_is_broadcast() -> None:
+    with pytest.raises(ValueError, match="shapes differ"):
+        numerics.max_abs_error(np.zeros((2, 1)), np.zeros((2, 2)))
+
+
+def test_float32_ulps() -> None:
+    assert numerics.float32_ulps(1.0, 4) == 4 * 2.0**-23

@@ -1,1 +1,159 @@
 """The fold engine: BatchNorm as a per-channel affine that is moved until it disappears."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from bnfold import graph as g
+from bnfold.capture import Captured, capture
+from bnfold.errors import UsageError
+from bnfold.finding import Finding, by_severity
+from bnfold.fold.certificate import Certificate, certify
+from bnfold.fold.engine import Engine, Folded
+from bnfold.fold.module import FoldedModule
+from bnfold.fold.report import BatchNormEntry, FoldReport
+from bnfold.fold.rules import Rule, all_rules
+from bnfold.fold.site import Site, find_sites
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """A folded network and the account of it.
+
+    Attributes:
+        module: a plain ``nn.Module`` in eval mode with the original's signature and output structure.
+        report: what became of each BatchNorm.
+        captured: the unedited graph.
+    """
+
+    module: FoldedModule
+    report: FoldReport
+    captured: Captured
+
+
+def fold(
+    module: nn.Module,
+    example_inputs: tuple[Any, ...],
+    *,
+    dynamic_batch: bool = False,
+    skip: Iterable[str] = (),
+) -> FoldResult:
+    """Freeze the population statistics of every BatchNorm and fold them into neighbouring layers.
+
+    The algebra is in float64 and rounded once, at the end. What cannot be folded exactly is left as a
+    multiplication and an addition, with the reason in the report. The module is not changed.
+
+    Args:
+        module: any module; one in training mode is folded as in eval mode.
+        example_inputs: positional arguments of ``forward``; tensors of the shapes to convert for.
+        dynamic_batch: keep the batch axis symbolic.
+        skip: names of rules not to use.
+
+    Returns:
+        The folded module and the report. Statistics that cannot be frozen do not raise: that BatchNorm is
+        ``refused`` in the report, with a finding, and stays in the module.
+
+    Raises:
+        UsageError: unusable inputs, or an unknown rule name (BNF-U025).
+        CaptureError: torch.export cannot capture the module.
+
+    Source: Ioffe and Szegedy (2015), section 3.1, for inference with population statistics; Jacob et al.,
+    "Quantization and Training of Neural Networks" (2018), section 3.2, for folding into weights. Moving an
+    affine until it disappears, with separate legality for scale and shift, is described in docs/algebra.md.
+    """
+    rules = _chosen_rules(skip)
+    started = time.perf_counter()
+    captured = capture(module, example_inputs, dynamic_batch=dynamic_batch)
+    seconds = {"capture": time.perf_counter() - started, "fold": 0.0, "certificate": 0.0}
+    undone: dict[int, float] = {}
+    while True:
+        started = time.perf_counter()
+        sites = find_sites(captured)
+        unusable = frozenset(site.node for site in sites if not site.reproducible)
+        folded = Engine(captured, sites, rules, frozen_in_place=frozenset(undone)).run()
+        seconds["fold"] += time.perf_counter() - started
+        started = time.perf_counter()
+        certificate = certify(captured, folded.body, unusable)
+        seconds["certificate"] += time.perf_counter() - started
+        failed = [number for number in certificate.failed_sites() if number not in undone]
+        if not failed:
+            break
+        undone.update((number, certificate.sites[number]) for number in failed)
+    report = _report(sites, certificate, undone, seconds)
+    _round(folded)
+    return FoldResult(FoldedModule(folded.body, captured.structure), report, captured)
+
+
+def _chosen_rules(skip: Iterable[str]) -> tuple[Rule, ...]:
+    rules, skipped = all_rules(), set(skip)
+    unknown = skipped - {rule.name for rule in rules}
+    if unknown:
+        raise UsageError(
+            "BNF-U025",
+            f"there is no fold rule {sorted(unknown)[0]!r}",
+            where="skip",
+            fix="rules: " + ", ".join(rule.name for rule in rules),
+        )
+    return tuple(rule for rule in rules if rule.name not in skipped)
+
+
+def _report(
+    sites: list[Site], certificate: Certificate, undone: dict[int, float], seconds: dict[str, float]
+) -> FoldReport:
+    findings = [finding for site in sites for finding in site.findings]
+    for number, site in enumerate(sites):
+        if site.affine is not None:
+            site.entry.max_rel_error = certificate.sites.get(number)
+    for number, error in undone.items():
+        findings.append(
+            Finding(
+                "BNF-X002",
+                "error",
+                sites[number].entry.name,
+                f"folding it failed its replay in float64 (relative error {error:.3g}) and was undone",
+                {"max_rel_error": error},
+                "this is a bug in bnfold: please report it with the model",
+            )
+        )
+    if certificate.network is not None and not certificate.network <= certificate.tolerance:
+        findings.append(
+            Finding(
+                "BNF-X003",
+                "error",
+                "",
+                f"the folded network differs from the original in float64 by {certificate.network:.3g} "
+                f"(tolerance {certificate.tolerance:.3g})",
+                {"max_rel_error": certificate.network, "tolerance": certificate.tolerance},
+                "this is a bug in bnfold: please report it with the model",
+            )
+        )
+    return FoldReport(
+        [site.entry for site in sites],
+        by_severity(findings),
+        certificate.network,
+        certificate.tolerance,
+        seconds,
+    )
+
+
+def _round(folded: Folded) -> None:
+    """Round the new constants, once, and make all others the module's own."""
+    for node in folded.body.graph.nodes:
+        if node.op != "get_attr":
+            continue
+        name = str(node.target)
+        tensor = g.fetch(folded.body, name).detach()
+        dtype = folded.rounding.get(name)
+        g.fill(folded.body, name, tensor.clone() if dtype is None else tensor.to(dtype))
+    for node in folded.body.graph.nodes:
+        for key in ("reference", "sites", "left_by"):
+            node.meta.pop(key, None)
+    folded.body.recompile()
+
+
+__all__ = ["BatchNormEntry", "FoldReport", "FoldResult", "FoldedModule", "fold"]

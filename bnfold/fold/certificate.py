@@ -1,0 +1,185 @@
+"""The proof in float64 that a fold is exact.
+
+The oracle is the captured graph, unedited, in float64, on inputs that no rule has seen; the new weights are
+still in float64. Two measures:
+
+* each site, replayed on the reference's own input to that site, so that errors of other sites do not mix in;
+* the whole network, from its inputs to its outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+from bnfold import graph as g
+from bnfold.capture import Captured
+from bnfold.numerics import max_rel_error
+
+SITE_TOLERANCE = 1e-12
+NETWORK_TOLERANCE = 1e-10
+_CHAOS_FACTOR = 10.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the replay measured.
+
+    Attributes:
+        sites: largest relative error by BatchNorm number; a site without a finite reference is missing.
+        network: largest relative error over the outputs; None where the reference is not finite.
+        tolerance: for ``network``.
+    """
+
+    sites: dict[int, float]
+    network: float | None
+    tolerance: float
+
+    def failed_sites(self) -> list[int]:
+        return [number for number, error in self.sites.items() if not error <= SITE_TOLERANCE]
+
+
+def certify(captured: Captured, folded: fx.GraphModule, unusable: frozenset[str]) -> Certificate:
+    """Replay ``folded`` (weights in float64) against the captured graph.
+
+    Args:
+        unusable: BatchNorm calls whose own statistics give no finite number; on both sides they pass
+            their input on, so that what follows them can be certified all the same.
+    """
+    reference, candidate = _Replay(captured.body, unusable), _Replay(folded, unusable)
+    sites: dict[int, float] = defaultdict(float)
+    network, comparable = 0.0, not unusable
+    worst: list[torch.Tensor] = []
+    for inputs in unseen_inputs(captured.example):
+        values = reference.run(inputs)
+        for number, error in candidate.replay_sites(inputs, values):
+            sites[number] = max(sites[number], error)
+        expected, actual = reference.outputs(values), candidate.outputs(candidate.run(inputs))
+        if not all(torch.isfinite(e).all() for e in expected if e.is_floating_point()):
+            comparable = False
+            continue
+        error = max(
+            (max_rel_error(a.numpy(), e.numpy()) for a, e in zip(actual, expected, strict=True)), default=0.0
+        )
+        if error >= network:
+            network, worst = error, inputs
+    tolerance = NETWORK_TOLERANCE
+    if comparable and network > tolerance:
+        tolerance = max(tolerance, _CHAOS_FACTOR * _one_ulp_change(reference, worst))
+    return Certificate(dict(sites), network if comparable else None, tolerance)
+
+
+def unseen_inputs(example: Sequence[torch.Tensor], draws: int = 2) -> list[list[torch.Tensor]]:
+    """Seeded inputs like the example: floats are normal with its spread, integers stay in its range."""
+    generator = torch.Generator().manual_seed(20151)
+    drawn = []
+    for _ in range(draws):
+        inputs = []
+        for tensor in example:
+            if tensor.is_floating_point():
+                wide = tensor.double()
+                centre = float(wide.mean()) if wide.numel() else 0.0
+                spread = float(wide.std()) if wide.numel() > 1 else 1.0
+                spread = spread if math.isfinite(spread) and spread > 0 else 1.0
+                noise = torch.randn(tensor.shape, dtype=torch.float64, generator=generator)
+                inputs.append(noise * spread + (centre if math.isfinite(centre) else 0.0))
+            else:
+                order = torch.randperm(tensor.numel(), generator=generator)
+                inputs.append(tensor.reshape(-1)[order].reshape(tensor.shape))
+        drawn.append(inputs)
+    return drawn
+
+
+class _Replay:
+    """Runs a graph in float64, node by node."""
+
+    def __init__(self, body: fx.GraphModule, unusable: frozenset[str]) -> None:
+        self._source = body
+        self._twin = g.float64_twin(body)
+        self._unusable = unusable
+        # node_copy keeps the order, so that the twin's nodes pair with the body's
+        self._pairs = list(zip(body.graph.nodes, self._twin.graph.nodes, strict=True))
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> dict[str, Any]:
+        """Every node's value, by the node's name."""
+        feed = iter(inputs)
+        values: dict[str, Any] = {}
+        with torch.no_grad():
+            for node, twin in self._pairs:
+                if node.op == "placeholder":
+                    values[node.name] = next(feed)
+                elif node.op != "output":
+                    values[node.name] = self._evaluate(node, twin, lambda n: values[n.name])
+        return values
+
+    def outputs(self, values: dict[str, Any]) -> list[torch.Tensor]:
+        output = self._source.graph.output_node()
+        return [values[node.name] for node in output.args[0]]  # type: ignore[union-attr]
+
+    def _evaluate(self, node: fx.Node, twin: fx.Node, look_up: Any) -> Any:
+        if node.op == "get_attr":
+            return g.fetch(self._twin, str(twin.target))
+        reference = node.meta.get("reference", node.name)
+        if reference in self._unusable:
+            return look_up(g.data_input(node))
+        # arguments of the body (for the names), dtypes of the twin
+        args = g.widen(map_arg(node.args, look_up))
+        kwargs = g.widen(map_arg(node.kwargs, look_up))
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def replay_sites(
+        self, inputs: Sequence[torch.Tensor], reference: dict[str, Any]
+    ) -> list[tuple[int, float]]:
+        """Compute only what folding touched, each region from the reference's own values at its border."""
+        feed = iter(inputs)
+        values: dict[str, Any] = {}
+        touched: dict[str, frozenset[int]] = {}
+        errors: list[tuple[int, float]] = []
+        with torch.no_grad():
+            for node, twin in self._pairs:
+                if node.op == "output":
+                    continue
+                if node.op == "placeholder":
+                    values[node.name], touched[node.name] = next(feed), frozenset()
+                    continue
+                if node.op == "get_attr":
+                    values[node.name] = self._evaluate(node, twin, None)
+                    touched[node.name] = frozenset()
+                    continue
+                open_sites = frozenset[int]().union(
+                    *(touched[source.name] for source in node.all_input_nodes)
+                )
+                sites = node.meta["sites"] | open_sites
+                equal = node.meta["reference"]
+                if equal is not None and not sites:
+                    values[node.name], touched[node.name] = reference[equal], frozenset()
+                    continue
+                value = self._evaluate(node, twin, lambda n: values[n.name])
+                if equal is None:
+                    values[node.name], touched[node.name] = value, sites
+                    continue
+                expected = reference[equal]
+                if isinstance(expected, torch.Tensor) and bool(torch.isfinite(expected).all()):
+                    error = max_rel_error(value.numpy(), expected.numpy())
+                    errors.extend((number, error) for number in sites)
+                values[node.name], touched[node.name] = expected, frozenset()
+        return errors
+
+
+def _one_ulp_change(reference: _Replay, inputs: Sequence[torch.Tensor]) -> float:
+    """How far one float64 ulp on every input moves the reference's outputs."""
+    moved = [
+        torch.from_numpy(np.nextafter(tensor.numpy(), np.inf)) if tensor.is_floating_point() else tensor
+        for tensor in inputs
+    ]
+    here = reference.outputs(reference.run(inputs))
+    there = reference.outputs(reference.run(moved))
+    return max((max_rel_error(a.numpy(), b.numpy()) for a, b in zip(there, here, strict=True)), default=0.0)

@@ -1,0 +1,53 @@
+"""Values in a graph that do not depend on the network's input, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_arg
+
+from bnfold import graph as g
+from bnfold.affine import Array
+
+
+class Constants:
+    """Evaluates constant subgraphs, such as a weight-normed weight, once and in float64."""
+
+    def __init__(self, body: fx.GraphModule) -> None:
+        self._body = body
+        self._is_constant: dict[fx.Node, bool] = {}
+        self._values: dict[fx.Node, Any] = {}
+
+    def is_constant(self, node: fx.Node) -> bool:
+        """Whether the node's value does not depend on an input, a random number or a refused operator."""
+        known = self._is_constant.get(node)
+        if known is None:
+            sources = node.all_input_nodes
+            known = node.op == "get_attr" or (
+                node.op == "call_function"
+                and len(sources) > 0
+                and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+                and all(self.is_constant(source) for source in sources)
+            )
+            self._is_constant[node] = known
+        return known
+
+    def value(self, node: fx.Node) -> Array | None:
+        """The node's value as float64, or None if it depends on the input."""
+        if not isinstance(node, fx.Node) or not self.is_constant(node):
+            return None
+        result: Array = self._evaluate(node).numpy()
+        return result
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node not in self._values:
+            if node.op == "get_attr":
+                self._values[node] = g.double(g.fetch(self._body, str(node.target)))
+            else:
+                args = g.widen(map_arg(node.args, self._evaluate))
+                kwargs = g.widen(map_arg(node.kwargs, self._evaluate))
+                with torch.no_grad():
+                    self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._values[node]

@@ -1,0 +1,69 @@
+"""What became of each BatchNorm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bnfold.finding import Finding
+
+Status = Literal["folded", "reduced", "kept", "refused"]
+
+
+@dataclass
+class BatchNormEntry:
+    """One BatchNorm call.
+
+    Attributes:
+        name: the module's path; ``path#2`` for a second call; ``<calling module>.batch_norm`` for a
+            functional one.
+        channels: how many.
+        status: run-time operators that are left, against the same graph with the BatchNorm deleted:
+            ``folded`` none, ``reduced`` one, ``kept`` a multiplication and an addition, ``refused``: it
+            cannot be frozen and stays.
+        rules: names of the rules that moved it.
+        into: names of the layers whose weights took it.
+        reason: why it went no further; None for ``folded``.
+        max_rel_error: its certificate: the largest error of its site, replayed in float64 on the
+            reference's own input to that site, relative to max|y|. None where nothing can be replayed.
+    """
+
+    name: str
+    channels: int
+    status: Status = "kept"
+    rules: list[str] = field(default_factory=list)
+    into: list[str] = field(default_factory=list)
+    reason: str | None = None
+    max_rel_error: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain JSON types."""
+        return {
+            "name": self.name,
+            "channels": self.channels,
+            "status": self.status,
+            "rules": list(self.rules),
+            "into": list(self.into),
+            "reason": self.reason,
+            "max_rel_error": self.max_rel_error,
+        }
+
+
+@dataclass
+class FoldReport:
+    """The account of a fold.
+
+    Attributes:
+        batch_norms: one entry per BatchNorm call, in execution order.
+        findings: what is wrong with statistics, or worth knowing.
+        max_rel_error: of the whole network in float64, per output relative to max|y|; None where the
+            reference's own output is not finite.
+        tolerance: what ``max_rel_error`` had to stay within.
+        seconds: ``capture``, ``fold``, ``certificate``.
+    """
+
+    batch_norms: list[BatchNormEntry]
+    findings: list[Finding] = field(default_factory=list)
+    max_rel_error: float | None = None
+    tolerance: float = 1e-10
+    seconds: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,56 @@
+"""Two affines in a row are one.
+
+    s2 * (s1 * x + t1) + t2  =  (s2 s1) * x + (s2 t1 + t2)
+
+Refuses: affines over different axes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bnfold.fold.pending import pending_affine
+from bnfold.fold.rules._base import Case, Move, Operator, Pending, Refusal, Rule
+
+
+class Compose(Rule):
+    name = "compose"
+    algebra = "s2(s1 x + t1) + t2 = (s2 s1)x + (s2 t1 + t2)"
+    direction = "forward"
+    operators = frozenset({pending_affine})
+
+    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
+        second = operator.pending
+        assert second is not None
+        if second.axis != pending.axis:
+            return Refusal("the two affines run over different axes")
+        return Move(after=Pending(second.affine.after(pending.affine), pending.axis))
+
+    def cases(self) -> list[Case]:
+        class Transposed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a, self.b = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor = self.b(self.a(x).transpose(1, 2))
+                return y
+
+        return [
+            Case(
+                "two",
+                lambda: nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3)),
+                (2, 3, 4, 5),
+                ("folded", "kept"),
+            ),
+            Case(
+                "three, then a linear layer",
+                lambda: nn.Sequential(
+                    nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.Linear(3, 4)
+                ),
+                (2, 3),
+                ("folded", "folded", "folded"),
+            ),
+            Case("over different axes", Transposed, (4, 4, 4), ("kept", "kept")),
+        ]

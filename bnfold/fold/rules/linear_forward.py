@@ -1,0 +1,86 @@
+"""An affine before a linear layer goes into its weight and bias.
+
+    W (s * x + t) + b  =  (W diag(s)) x + (b + W t)
+
+W has shape (out, in): column c reads feature c. This is how a BatchNorm after an activation vanishes.
+
+Refuses: channels that are not the features, as for a linear layer over (batch, channels, features).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bnfold.fold.rules._base import (
+    DATA_DEPENDENT,
+    Case,
+    Move,
+    Operator,
+    Pending,
+    Refusal,
+    Rule,
+    bias_or_zeros,
+)
+
+aten = torch.ops.aten
+
+
+class LinearForward(Rule):
+    name = "linear-forward"
+    algebra = "W(sx + t) + b = (W diag s)x + (b + Wt)"
+    direction = "forward"
+    operators = frozenset({aten.linear.default})
+
+    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
+        weight, affine = operator.constant("weight"), pending.affine
+        if weight is None or weight.ndim != 2:
+            return DATA_DEPENDENT
+        bias = bias_or_zeros(operator, weight.shape[0])
+        if bias is None:
+            return DATA_DEPENDENT
+        if pending.axis != len(operator.input_shape) - 1:
+            return Refusal(
+                f"the BatchNorm normalises axis {pending.axis}, the linear layer reads "
+                f"axis {len(operator.input_shape) - 1}"
+            )
+        weights = {"weight": weight * affine.scale[None, :]}
+        if affine.has_shift:
+            weights["bias"] = bias + weight @ affine.shift
+        return Move(weights=weights)
+
+    def cases(self) -> list[Case]:
+        class Heads(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.norm, self.a, self.b = nn.BatchNorm1d(4), nn.Linear(4, 3), nn.Linear(4, 4, bias=False)
+
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                y = self.norm(torch.sigmoid(x))
+                return self.a(y), self.b(y)
+
+        class AlsoReturned(Heads):
+            def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                y = self.norm(torch.sigmoid(x))
+                return self.a(y), y
+
+        def after_sigmoid(*rest: nn.Module) -> nn.Module:
+            return nn.Sequential(nn.Sigmoid(), *rest)
+
+        return [
+            Case("plain", lambda: after_sigmoid(nn.BatchNorm1d(3), nn.Linear(3, 5)), (2, 3), ("folded",)),
+            Case(
+                "square, no bias",
+                lambda: after_sigmoid(nn.BatchNorm1d(4), nn.Linear(4, 4, bias=False)),
+                (4, 4),
+                ("folded",),
+            ),
+            Case("two readers", Heads, (2, 4), ("folded",)),
+            Case("also returned", AlsoReturned, (2, 4), ("kept",)),
+            Case(
+                "over the length",
+                lambda: after_sigmoid(nn.BatchNorm1d(4), nn.Linear(4, 4)),
+                (4, 4, 4),
+                ("kept",),
+            ),
+        ]

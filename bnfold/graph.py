@@ -1,0 +1,167 @@
+"""Small, general helpers on ATen graphs: arguments by name, constants, the float64 twin."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+getitem = operator.getitem
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The node's arguments by the name in the operator's schema, defaults filled in."""
+    bound: dict[str, Any] = {}
+    if not hasattr(node.target, "_schema"):
+        return bound
+    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if i < len(node.args):
+            bound[argument.name] = node.args[i]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def data_input(node: fx.Node) -> fx.Node:
+    """The tensor that an operator works on: its first argument, whatever the schema calls it."""
+    return cast(fx.Node, node.args[0])
+
+
+def set_argument(node: fx.Node, name: str, new: Any) -> None:
+    """Set one argument by its name in the schema."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    position = next(i for i, argument in enumerate(schema) if argument.name == name)
+    if position < len(node.args):
+        node.update_arg(position, new)
+    elif position == len(node.args):
+        node.args = (*node.args, new)
+    else:
+        node.update_kwarg(name, new)
+
+
+def value(node: fx.Node) -> torch.Tensor:
+    """The fake tensor that tells a node's shape and dtype."""
+    return cast(torch.Tensor, node.meta["val"])
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """numpy's name of a dtype."""
+    return str(dtype).removeprefix("torch.")
+
+
+def fetch(root: nn.Module, target: str) -> Any:
+    """The attribute at a dotted path."""
+    found: Any = root
+    for part in target.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def fill(root: nn.Module, target: str, tensor: torch.Tensor) -> None:
+    """Put a tensor at a dotted path, as a buffer, making the modules on the way."""
+    *path, name = target.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if hasattr(root, name):
+        delattr(root, name)
+    root.register_buffer(name, tensor)
+
+
+def clean(body: fx.GraphModule) -> None:
+    """Drop nodes and attributes that nothing reads, and regenerate the code."""
+    body.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    body.delete_all_unused_submodules()
+    used = {str(node.target) for node in body.graph.nodes if node.op == "get_attr"}
+    for path, owner in list(body.named_modules()):
+        for table in (owner._parameters, owner._buffers):
+            for name in list(table):
+                if (f"{path}.{name}" if path else name) not in used:
+                    del table[name]
+    body.graph.lint()
+    body.recompile()
+
+
+def float64_twin(body: fx.GraphModule) -> fx.GraphModule:
+    """A copy in float64: floating parameters, buffers and dtype constants are rewritten.
+
+    A plain ``.double()`` fails where a graph hard-codes float32, as an LSTM's zero state and casts do.
+    """
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in body.graph.nodes:
+        new = graph.node_copy(node, lambda n: env[n])
+        new.args = widen(new.args)
+        new.kwargs = widen(new.kwargs)
+        env[node] = new
+    attributes = {
+        str(node.target): double(fetch(body, str(node.target)))
+        for node in body.graph.nodes
+        if node.op == "get_attr"
+    }
+    return fx.GraphModule(attributes, graph, "Twin")
+
+
+def widen(arguments: Any) -> Any:
+    """Nested arguments with every floating dtype replaced by float64."""
+
+    def one(argument: Any) -> Any:
+        is_float = isinstance(argument, torch.dtype) and argument.is_floating_point
+        return torch.float64 if is_float else argument
+
+    return map_aggregate(arguments, one)
+
+
+def double(tensor: Any) -> Any:
+    """A floating tensor in float64, detached; anything else unchanged."""
+    if isinstance(tensor, torch.Tensor):
+        tensor = tensor.detach()
+        return tensor.double() if tensor.is_floating_point() else tensor
+    return tensor
+
+
+def module_path(node: fx.Node) -> str:
+    """The qualified name of the module whose forward called this operator; empty for the root."""
+    stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    # torch.export numbers repeated calls of one module: "block@1.bn"
+    return ".".join(part.split("@")[0] for part in path.split("."))
+
+
+def operator_name(node: fx.Node) -> str:
+    """``conv2d`` for aten.conv2d.default."""
+    target = node.target
+    if target is operator.getitem:
+        return "getitem"
+    return str(getattr(target, "_opname", getattr(target, "__name__", target)))
+
+
+def layer_name(node: fx.Node) -> str:
+    """The module whose operator this is, or ``<calling module>.<operator>`` for a call in a container."""
+    path = module_path(node)
+    kind = ""
+    stack = node.meta.get("nn_module_stack") or {}
+    if stack:
+        kind = str(next(reversed(stack.values()))[1])
+    if path and "torch.nn.modules" in kind and "container" not in kind:
+        return path
+    return f"{path}.{operator_name(node)}" if path else operator_name(node)
+
+
+def copy_body(body: fx.GraphModule) -> fx.GraphModule:
+    """A copy that shares the tensors but not the graph."""
+    graph = fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in body.graph.nodes:
+        env[node] = graph.node_copy(node, lambda n: env[n])
+        env[node].meta = copy.copy(node.meta)
+    attributes = {str(n.target): fetch(body, str(n.target)) for n in body.graph.nodes if n.op == "get_attr"}
+    return fx.GraphModule(attributes, graph, "Body")

@@ -1,0 +1,77 @@
+"""Networks with drawn statistics, and the checks that every fold must pass."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from bnfold import graph as g
+from bnfold.fold import FoldResult
+from bnfold.fold.site import BATCH_NORMS
+from bnfold.numerics import max_abs, max_rel_error
+
+RUN_TIME_FREE = {"getitem", "reshape", "view", "flatten", "permute", "transpose", "t", "unsqueeze", "squeeze"}
+
+
+def draw_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Population statistics and affine parameters with gammas of both signs and a zero."""
+    generator = torch.Generator().manual_seed(seed)
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._NormBase) and child.running_mean is not None:
+            assert child.running_var is not None
+            child.running_mean.copy_(torch.randn(child.num_features, generator=generator))
+            child.running_var.copy_(torch.rand(child.num_features, generator=generator) * 3 + 0.05)
+            if child.weight is not None:
+                with torch.no_grad():
+                    child.weight.copy_(torch.randn(child.num_features, generator=generator))
+                    child.weight[0] = -abs(child.weight[0]) - 0.1
+                    child.bias.copy_(torch.randn(child.num_features, generator=generator))
+    return module.eval()
+
+
+def run_time_operators(result: FoldResult, folded: bool) -> int:
+    """Operators that depend on the input, BatchNorm and pure data movement apart."""
+    body = result.module.body if folded else result.captured.body
+    depends: dict[Any, bool] = {}
+    count = 0
+    for node in body.graph.nodes:
+        depends[node] = node.op == "placeholder" or any(depends[n] for n in node.all_input_nodes)
+        if node.op != "call_function" or not depends[node] or node.target in BATCH_NORMS:
+            continue
+        count += g.operator_name(node) not in RUN_TIME_FREE
+    return count
+
+
+def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> None:
+    """Certificates, float32 outputs, structure, and the operator count behind the statuses."""
+    report = result.report
+    assert not [finding for finding in report.findings if finding.code.startswith("BNF-X")]
+    assert report.max_rel_error is not None
+    assert report.max_rel_error <= 1e-10
+    extra = {"folded": 0, "reduced": 1, "kept": 2}
+    left = 0
+    for entry in report.batch_norms:
+        if entry.status == "refused":
+            continue
+        assert entry.max_rel_error is not None
+        assert entry.max_rel_error <= 1e-12
+        assert (entry.reason is None) == (entry.status == "folded")
+        left += extra[entry.status]
+    assert run_time_operators(result, folded=True) - run_time_operators(result, folded=False) == left
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch itself warns of padding='same' with an even kernel
+        expected, actual = module(*args), result.module(*args)
+    flat_expected, spec = pytree.tree_flatten(expected)
+    flat_actual, actual_spec = pytree.tree_flatten(actual)
+    assert spec == actual_spec
+    for e, a in zip(flat_expected, flat_actual, strict=True):
+        if isinstance(e, torch.Tensor):
+            assert a.dtype == e.dtype
+            assert max_abs(e.numpy()) < float("inf")
+            assert max_rel_error(a.numpy(), e.numpy()) < 2e-5
+        else:
+            assert a == e

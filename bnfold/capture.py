@@ -6,11 +6,13 @@ operators that do nothing in eval mode, and no mutation: an operator writes to n
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +46,14 @@ class Structure:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     constant_names: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a TreeSpec cannot be pickled without a warning from torch
+        return {**self.__dict__, "in_spec": _encode(self.in_spec), "out_spec": _encode(self.out_spec)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        decoded = {key: _decode(state[key]) for key in ("in_spec", "out_spec")}
+        self.__dict__.update({**state, **decoded})
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors among the arguments, checked against what was captured.
@@ -82,6 +92,19 @@ class Structure:
         count = len(self.constants) + len(tensors)
         leaves = [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
         return pytree.tree_unflatten(leaves, self.out_spec)
+
+
+def _encode(spec: pytree.TreeSpec) -> Any:
+    if spec.is_leaf():
+        return None
+    return spec.type, spec.context, [_encode(child) for child in spec.children()]
+
+
+def _decode(encoded: Any) -> pytree.TreeSpec:
+    if encoded is None:
+        return pytree.treespec_leaf()
+    kind, context, children = encoded
+    return pytree.TreeSpec(kind, context, [_decode(child) for child in children])
 
 
 @dataclass(frozen=True)
@@ -160,6 +183,7 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
         exported = _export(module, example_inputs, dynamic_batch)
     body = exported.module(check_guards=False)
     in_names = [_input_name(path, signature) for path, leaf in paths if isinstance(leaf, torch.Tensor)]
+    _name_layers(body, module)
     body, structure = _flat(body, exported, signature, in_spec, in_names, example, dynamic_batch)
     modules = frozenset(
         name
@@ -169,7 +193,7 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
     return Captured(body, structure, example, modules, dynamic_batch)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _eval_mode(module: nn.Module) -> Iterator[None]:
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
@@ -216,7 +240,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], dynamic_batch: bool) -> to
             lambda leaf: {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, args
         )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent_logs(), contextlib.redirect_stdout(io.StringIO()):
             # torch.export warns of attributes assigned while tracing (every LSTM); nothing is lost by it
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, args, dynamic_shapes=shapes)
@@ -227,6 +251,17 @@ def _export(module: nn.Module, args: tuple[Any, ...], dynamic_batch: bool) -> to
     if dynamic_batch:
         _require_symbolic_batch(exported)
     return exported
+
+
+@contextlib.contextmanager
+def _silent_logs() -> Iterator[None]:
+    """torch logs whole graphs before it raises; what matters of them is in the exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _require_symbolic_batch(exported: torch.export.ExportedProgram) -> None:
@@ -388,6 +423,19 @@ def _flat(
     return flat, structure
 
 
+def _name_layers(body: fx.GraphModule, module: nn.Module) -> None:
+    """Note at each operator the layer it is: a module without children, or a call between layers."""
+    layers = {
+        name
+        for name, child in module.named_modules(remove_duplicate=False)
+        if name and not any(part != "parametrizations" for part, _ in child.named_children())
+    }
+    for node in body.graph.nodes:
+        if node.op == "call_function":
+            path, kind = g.module_path(node), g.operator_name(node)
+            node.meta["layer"] = path if path in layers else f"{path}.{kind}" if path else kind
+
+
 def _identifier(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
@@ -430,9 +478,9 @@ def tidy(body: fx.GraphModule) -> None:
         CaptureError: forward writes to the module's state (BNF-C005), or through a view (BNF-C006).
     """
     for node in list(body.graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            body.graph.erase_node(node)
-        elif node.op == "call_function" and node.target in _ASSERTIONS:
+        if (node.op == "call_module" and node.target == "_guards_fn") or (
+            node.op == "call_function" and node.target in _ASSERTIONS
+        ):
             body.graph.erase_node(node)
     _make_functional(body.graph)
     for node in list(body.graph.nodes):

@@ -19,7 +19,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     bound: dict[str, Any] = {}
     if not hasattr(node.target, "_schema"):
         return bound
-    for i, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+    for i, argument in enumerate(node.target._schema.arguments):
         if i < len(node.args):
             bound[argument.name] = node.args[i]
         elif argument.name in node.kwargs:
@@ -101,6 +101,8 @@ def float64_twin(body: fx.GraphModule) -> fx.GraphModule:
         new = graph.node_copy(node, lambda n: env[n])
         new.args = widen(new.args)
         new.kwargs = widen(new.kwargs)
+        if _makes_floats(node):
+            new.update_kwarg("dtype", torch.float64)
         env[node] = new
     attributes = {
         str(node.target): double(fetch(body, str(node.target)))
@@ -108,6 +110,19 @@ def float64_twin(body: fx.GraphModule) -> fx.GraphModule:
         if node.op == "get_attr"
     }
     return fx.GraphModule(attributes, graph, "Twin")
+
+
+def _makes_floats(node: fx.Node) -> bool:
+    """Whether it is torch.ones and its like, whose dtype may be the unwritten default."""
+    schema = getattr(node.target, "_schema", None)
+    if node.op != "call_function" or schema is None or node.all_input_nodes:
+        return False
+    made = node.meta.get("val")
+    return (
+        isinstance(made, torch.Tensor)
+        and made.is_floating_point()
+        and any(argument.name == "dtype" for argument in schema.arguments)
+    )
 
 
 def widen(arguments: Any) -> Any:
@@ -131,7 +146,7 @@ def double(tensor: Any) -> Any:
 def module_path(node: fx.Node) -> str:
     """The qualified name of the module whose forward called this operator; empty for the root."""
     stack: Mapping[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
+    path = list(stack.values())[-1][0] if stack else ""
     # torch.export numbers repeated calls of one module: "block@1.bn"
     return ".".join(part.split("@")[0] for part in path.split("."))
 
@@ -145,15 +160,8 @@ def operator_name(node: fx.Node) -> str:
 
 
 def layer_name(node: fx.Node) -> str:
-    """The module whose operator this is, or ``<calling module>.<operator>`` for a call in a container."""
-    path = module_path(node)
-    kind = ""
-    stack = node.meta.get("nn_module_stack") or {}
-    if stack:
-        kind = str(next(reversed(stack.values()))[1])
-    if path and "torch.nn.modules" in kind and "container" not in kind:
-        return path
-    return f"{path}.{operator_name(node)}" if path else operator_name(node)
+    """The layer that this operator is, or ``<calling module>.<operator>`` for a call between layers."""
+    return str(node.meta.get("layer") or operator_name(node))
 
 
 def copy_body(body: fx.GraphModule) -> fx.GraphModule:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from bnfold import graph as g
@@ -19,6 +20,7 @@ from bnfold.fold.module import FoldedModule
 from bnfold.fold.report import BatchNormEntry, FoldReport
 from bnfold.fold.rules import Rule, all_rules
 from bnfold.fold.site import Site, find_sites
+from bnfold.numerics import max_abs
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def fold(
             break
         undone.update((number, certificate.sites[number]) for number in failed)
     report = _report(sites, certificate, undone, seconds)
+    report.findings = by_severity(report.findings + _out_of_range(folded))
     _round(folded)
     return FoldResult(FoldedModule(folded.body, captured.structure), report, captured)
 
@@ -139,6 +142,26 @@ def _report(
         certificate.tolerance,
         seconds,
     )
+
+
+def _out_of_range(folded: Folded) -> list[Finding]:
+    """New constants that their type cannot hold; only what a rule could not avoid comes this far."""
+    findings = []
+    for name, dtype in folded.rounding.items():
+        largest = max_abs(g.fetch(folded.body, name).numpy())
+        if largest > torch.finfo(dtype).max:
+            findings.append(
+                Finding(
+                    "BNF-A008",
+                    "error",
+                    name,
+                    f"a constant of {largest:.3g} is beyond {g.dtype_name(dtype)} "
+                    f"({torch.finfo(dtype).max:.6g})",
+                    {"largest": largest, "dtype": g.dtype_name(dtype)},
+                    "keep this layer in float32, or recalibrate its statistics",
+                )
+            )
+    return findings
 
 
 def _round(folded: Folded) -> None:

@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -107,6 +107,7 @@ class _Replay:
         self._unusable = unusable
         # node_copy keeps the order, so that the twin's nodes pair with the body's
         self._pairs = list(zip(body.graph.nodes, self._twin.graph.nodes, strict=True))
+        self._name = {twin: node.name for node, twin in self._pairs}
 
     def run(self, inputs: Sequence[torch.Tensor]) -> dict[str, Any]:
         """Every node's value, by the node's name."""
@@ -117,23 +118,23 @@ class _Replay:
                 if node.op == "placeholder":
                     values[node.name] = next(feed)
                 elif node.op != "output":
-                    values[node.name] = self._evaluate(node, twin, lambda n: values[n.name])
+                    values[node.name] = self._evaluate(node, twin, values)
         return values
 
     def outputs(self, values: dict[str, Any]) -> list[torch.Tensor]:
-        output = self._source.graph.output_node()
-        return [values[node.name] for node in output.args[0]]  # type: ignore[union-attr]
+        results = cast(tuple[fx.Node, ...], self._source.graph.output_node().args[0])
+        return [values[node.name] for node in results]
 
-    def _evaluate(self, node: fx.Node, twin: fx.Node, look_up: Any) -> Any:
+    def _evaluate(self, node: fx.Node, twin: fx.Node, values: dict[str, Any]) -> Any:
         if node.op == "get_attr":
             return g.fetch(self._twin, str(twin.target))
-        reference = node.meta.get("reference", node.name)
-        if reference in self._unusable:
-            return look_up(g.data_input(node))
-        # arguments of the body (for the names), dtypes of the twin
-        args = g.widen(map_arg(node.args, look_up))
-        kwargs = g.widen(map_arg(node.kwargs, look_up))
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        if node.meta.get("reference", node.name) in self._unusable:
+            return values[g.data_input(node).name]
+
+        def look_up(source: fx.Node) -> Any:
+            return values[self._name[source]]
+
+        return twin.target(*map_arg(twin.args, look_up), **map_arg(twin.kwargs, look_up))  # type: ignore[operator]
 
     def replay_sites(
         self, inputs: Sequence[torch.Tensor], reference: dict[str, Any]
@@ -151,7 +152,7 @@ class _Replay:
                     values[node.name], touched[node.name] = next(feed), frozenset()
                     continue
                 if node.op == "get_attr":
-                    values[node.name] = self._evaluate(node, twin, None)
+                    values[node.name] = self._evaluate(node, twin, values)
                     touched[node.name] = frozenset()
                     continue
                 open_sites = frozenset[int]().union(
@@ -162,7 +163,7 @@ class _Replay:
                 if equal is not None and not sites:
                     values[node.name], touched[node.name] = reference[equal], frozenset()
                     continue
-                value = self._evaluate(node, twin, lambda n: values[n.name])
+                value = self._evaluate(node, twin, values)
                 if equal is None:
                     values[node.name], touched[node.name] = value, sites
                     continue

@@ -21,6 +21,7 @@ from torch import fx
 from bnfold import graph as g
 from bnfold.affine import Affine, Array
 from bnfold.capture import Captured
+from bnfold.fold.canonical import use_linear
 from bnfold.fold.constants import Constants
 from bnfold.fold.pending import Owners, pending_affine
 from bnfold.fold.planner import Plan, Planner, Step
@@ -64,6 +65,7 @@ class Engine:
         self.graph = self.body.graph
         self.constants = Constants(self.body)
         self._plant()
+        use_linear(self.graph, self.constants, self.pending)
         planner = Planner(self.rules, self.constants, self.pending)
         while self._improve(planner):
             pass
@@ -288,7 +290,7 @@ class Engine:
 
     def _set_statuses(self) -> None:
         """Count what is left in the graph, by the BatchNorm that answers for it."""
-        left = {number: 0 for number in range(len(self.sites))}
+        left = dict.fromkeys(range(len(self.sites)), 0)
         for node in self.graph.nodes:
             if "left_by" in node.meta:
                 left[node.meta["left_by"]] += 1

@@ -43,6 +43,13 @@ class Plan:
     cost: float
 
 
+def _why_not_cheaper(plans: Iterable[Plan]) -> str:
+    moves = [step.move for plan in plans for step in plan.steps]
+    if any(move.after is not None and move.after.affine.map is not None for move in moves):
+        return "behind zero padding its shift would still be one addition, different at the border"
+    return "moving it further would not make the network cheaper"
+
+
 @dataclass
 class Planner:
     """Plans for one pending affine at a time.
@@ -84,6 +91,10 @@ class Planner:
             plans.append(Plan("forward", steps, stays, price))
         now = cost.lowered(here.affine, g.value(node))
         better = [plan for plan in plans if plan.cost < now]
+        if here.affine.map is not None:
+            refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
+        elif plans and not better:
+            refusals.append(_why_not_cheaper(plans))
         return (min(better, key=lambda plan: plan.cost) if better else None), refusals
 
     @staticmethod

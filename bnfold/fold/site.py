@@ -68,7 +68,7 @@ def find_sites(captured: Captured) -> list[Site]:
 
 def _name(node: fx.Node, captured: Captured) -> str:
     path = g.module_path(node)
-    if path in captured.batch_norm_modules:
+    if path and path in captured.batch_norm_modules:
         return path
     return f"{path}.batch_norm" if path else "batch_norm"
 
@@ -118,7 +118,8 @@ def _freeze(node: fx.Node, name: str, constants: Constants) -> Site:
     if unusable is not None:
         return refuse(unusable, reproducible=False)
     mu, var = values["running_mean"], values["running_var"]
-    assert mu is not None and var is not None
+    assert mu is not None
+    assert var is not None
     affine = Affine.from_batch_norm(mu, var, float(arguments["eps"]), values["weight"], values["bias"])
     return Site(node.name, entry, affine, _dead_channels(name, affine))
 
@@ -126,7 +127,8 @@ def _freeze(node: fx.Node, name: str, constants: Constants) -> Site:
 def _unusable(name: str, values: dict[str, Array | None], eps: float) -> Finding | None:
     """The finding for statistics that give no number: not finite, or variance + eps <= 0."""
     mean, variance = values["running_mean"], values["running_var"]
-    assert mean is not None and variance is not None
+    assert mean is not None
+    assert variance is not None
     for key, array in (("running_mean", mean), ("running_var", variance)):
         bad = np.flatnonzero(~np.isfinite(array))
         if len(bad) == 0:
@@ -153,15 +155,15 @@ def _unusable(name: str, values: dict[str, Array | None], eps: float) -> Finding
             "a variance is never negative: load an intact file, or recalibrate in float64",
         )
     for key in ("weight", "bias"):
-        array = values[key]
-        if array is not None and not np.isfinite(array).all():
-            bad = np.flatnonzero(~np.isfinite(array))
+        parameter = values[key]
+        if parameter is not None and not np.isfinite(parameter).all():
+            bad = np.flatnonzero(~np.isfinite(parameter))
             return Finding(
                 "BNF-A021",
                 "error",
                 f"{name}.{key}{_channel_list(bad)}",
-                f"{len(bad)} of {len(array)} channels have a {key} that is not finite",
-                {"channels": bad.tolist(), "count": len(array)},
+                f"{len(bad)} of {len(parameter)} channels have a {key} that is not finite",
+                {"channels": bad.tolist(), "count": len(parameter)},
                 "training diverged: take an earlier checkpoint",
             )
     return None

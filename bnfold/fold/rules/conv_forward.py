@@ -2,8 +2,8 @@
 
     W * (s x + t) + b  =  (W diag(s)) * x  +  (W * t + b)
 
-The scale always passes: padding reads 0, and s * 0 = 0. The shift does not: inside, W * t is the same at every
-position and joins the bias, but at the border of a zero-padded input some taps read 0 where t should be.
+The scale always passes: padding reads 0, and s * 0 = 0. The shift does not: inside, W * t is the same at
+every position and joins the bias, but at the border of a zero-padded input some taps read 0, not t.
 So without padding W * t is a bias; with zero padding it is a map, computed once for the (fixed) input size
 and left pending behind the convolution as one addition. Transposed convolutions overlap at their borders:
 always a map. Padding that repeats real values (reflect, replicate, circular) is an operator of its own in the
@@ -160,4 +160,5 @@ def _grouped_product(weight: Array, frame: Array, groups: int) -> Array:
     """sum over in of weight (out, in / groups, 1...) times frame (in, 1...), group by group."""
     w = weight.reshape(groups, weight.shape[0] // groups, -1)
     x = frame.reshape(groups, -1)
-    return np.einsum("goi,gi->go", w, x).reshape(-1)
+    product: Array = np.einsum("goi,gi->go", w, x).reshape(-1)
+    return product

@@ -1,0 +1,92 @@
+"""A wrong rule cannot hide: every way of getting the algebra wrong is caught by its replay, and undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bnfold.affine import Array
+from bnfold.fold import fold
+from bnfold.fold.rules import Case, Move, Operator, Pending, Refusal, Rule, all_rules
+from tests.fold.networks import draw_statistics
+
+Mutation = Callable[[Move], Move]
+
+
+def _weights(change: Callable[[str, Array], Array]) -> Mutation:
+    return lambda move: replace(move, weights={k: change(k, v) for k, v in move.weights.items()})
+
+
+def _drop_shift(move: Move) -> Move:
+    """Forget the shift that the move leaves or passes on."""
+
+    def without(pending: Pending | None) -> Pending | None:
+        if pending is None:
+            return None
+        affine = pending.affine
+        return Pending(replace(affine, shift=np.zeros_like(affine.shift), map=None), pending.axis)
+
+    weights = {k: v for k, v in move.weights.items() if k != "bias"}
+    return Move(weights, without(move.after), without(move.before))
+
+
+MUTATIONS: dict[str, Mutation] = {
+    "the sign of the weight": _weights(lambda name, value: -value if name == "weight" else value),
+    "the sign of the bias": _weights(lambda name, value: -value if name == "bias" else value),
+    "the order of the rows": _weights(
+        lambda name, value: np.roll(value, 1, 0) if name == "weight" else value
+    ),
+    "the order of the second axis": _weights(
+        lambda name, value: np.roll(value, 1, 1) if name == "weight" and value.shape[1] > 1 else value
+    ),
+    "single precision": _weights(lambda name, value: value.astype(np.float32).astype(np.float64)),
+    "the shift": _drop_shift,
+}
+
+PLAIN_CASES: dict[str, Case] = {
+    rule.name: next(case for case in rule.cases() if case.statuses[0] in ("folded", "reduced"))
+    for rule in all_rules()
+}
+PLAIN_CASES["conv-transpose-backward"] = next(
+    case
+    for case in next(r for r in all_rules() if r.name == "conv-transpose-backward").cases()
+    if "groups" in case.name
+)
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.name)
+def test_a_wrong_rule_is_caught_and_undone(rule: Rule, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, mutate, changed = type(rule).match, MUTATIONS[what], []
+
+    def wrong(self: Rule, operator: Operator, pending: Pending) -> Move | Refusal:
+        answer = right(self, operator, pending)
+        if isinstance(answer, Refusal):
+            return answer
+        mutant = mutate(answer)
+        changed.append(_differs(answer, mutant))
+        return mutant
+
+    monkeypatch.setattr(type(rule), "match", wrong)
+    case = PLAIN_CASES[rule.name]
+    torch.manual_seed(0)
+    module, x = draw_statistics(case.build(), seed=7), torch.randn(case.shape)
+    result = fold(module, (x,))
+    if not any(changed):
+        pytest.skip("this rule computes nothing of the kind")
+    assert "BNF-X002" in [finding.code for finding in result.report.findings]
+    assert result.report.max_rel_error is not None
+    assert result.report.max_rel_error <= 1e-10
+
+
+def _differs(right: Move, mutant: Move) -> bool:
+    if right.weights.keys() != mutant.weights.keys():
+        return True
+    if any((right.weights[k] != mutant.weights[k]).any() for k in right.weights):
+        return True
+    pairs = [(right.after, mutant.after), (right.before, mutant.before)]
+    return any(a is not None and b is not None and (a.affine.shift != b.affine.shift).any() for a, b in pairs)

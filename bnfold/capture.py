@@ -240,7 +240,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], dynamic_batch: bool) -> to
             lambda leaf: {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, args
         )
     try:
-        with warnings.catch_warnings(), _silent_logs(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), _silent_logs(), _silent_streams():
             # torch.export warns of attributes assigned while tracing (every LSTM); nothing is lost by it
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, args, dynamic_shapes=shapes)
@@ -262,6 +262,13 @@ def _silent_logs() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def _silent_streams() -> Iterator[None]:
+    """The same for what torch prints."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _require_symbolic_batch(exported: torch.export.ExportedProgram) -> None:
@@ -366,7 +373,7 @@ def _output_names(spec: pytree.TreeSpec) -> list[str]:
     template = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     paths = pytree.tree_flatten_with_path(template)[0]
     names = [".".join(_key(part) for part in path) for path, _ in paths]
-    return ["output" if not name else name for name in names] if len(names) == 1 else names
+    return [name or "output" for name in names] if len(names) == 1 else names
 
 
 def _flat(

@@ -147,7 +147,10 @@ def _report(
 def _out_of_range(folded: Folded) -> list[Finding]:
     """New constants that their type cannot hold; only what a rule could not avoid comes this far."""
     findings = []
+    names = {str(node.target) for node in folded.body.graph.nodes if node.op == "get_attr"}
     for name, dtype in folded.rounding.items():
+        if name not in names:
+            continue  # superseded by a later fold
         largest = max_abs(g.fetch(folded.body, name).numpy())
         if largest > torch.finfo(dtype).max:
             findings.append(

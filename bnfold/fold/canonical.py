@@ -1,4 +1,4 @@
-"""One form for one thing: a product with a constant matrix becomes a linear layer, and one rule serves both."""
+"""One form for one thing: a product with a constant matrix becomes a linear layer; one rule serves both."""
 
 from __future__ import annotations
 

@@ -1,0 +1,37 @@
+"""Graphs -> model files, one module per target. Importing this package imports neither torch nor a converter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnfold.finding import Finding
+
+SIZE_LIMIT = 2**31 - 1
+"""Bytes. ONNX (protobuf) and TFLite (flatbuffers with 32-bit offsets) files cannot be larger."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model file, without its manifest, and what is known of it.
+
+    Attributes:
+        data: the file's bytes: the same for the same input, from any directory.
+        inputs: bnfold's name of each input -> the file's own name of that tensor. For TFLite these are the
+            keys of the file's one signature.
+        outputs: the same for the outputs.
+        libraries: versions of the libraries that wrote the file.
+        runs_on: interpreters: ``{"runtime", "version", "basis"}``; basis ``ran`` (the file was run there and
+            gave the network's values) or ``operator table`` (all its operators and versions are known there).
+        findings: what the caller should report, such as an interpreter that cannot run the file.
+        log: what the exporting libraries printed; for ``--verbose``.
+    """
+
+    data: bytes
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    libraries: Mapping[str, str]
+    runs_on: list[dict[str, Any]]
+    findings: list[Finding] = field(default_factory=list)
+    log: str = field(default="", compare=False)

@@ -1,0 +1,132 @@
+"""What torch.save wrote, through the loader that runs no code (weights_only), unless the file is trusted."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import warnings
+from pathlib import Path
+
+from bnfold.checkpoint.content import Container
+from bnfold.errors import CheckpointError
+from bnfold.wording import clip, clip_path, count, first_line, some
+
+# How torch's loader words what it refuses. The class stands in the first group.
+_WANTED = (
+    re.compile(r"GLOBAL (\S+) was not an allowed global"),
+    re.compile(r"unsupported GLOBAL (\S+) whose module"),
+    re.compile(r"via `add_safe_globals`,? but got (.+)"),
+    re.compile(r"reduce for unrecognized function (.+)"),
+    re.compile(r"``(\S+)`` (?:and \S+ )?must be imported to load"),
+)
+_OPERAND = re.compile(r"Unsupported operand (\d+)")
+_MODULE = "torch.nn.modules."
+# What a pickle names to run a program or Python code, never to hold weights. Not a list of all that is
+# dangerous: every class beyond the loader's own list is refused; for these the advice differs.
+_PROGRAMS = frozenset(
+    {"os", "posix", "nt", "subprocess", "commands", "pty", "shutil", "socket", "runpy", "ctypes"}
+)
+_CODE = frozenset(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__")) | {
+    "io.open"
+}
+_OPERATIONS = {operation.code: operation.name for operation in pickletools.opcodes}
+
+
+def unpickle(path: Path, container: Container, *, trust: bool) -> object:
+    """The object in a file of torch.save, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: L002, L027 to L030, L032.
+    """
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            # torch comments on pickle protocols and storage classes; what matters becomes an error below
+            warnings.simplefilter("ignore")
+            # An open file: given a path, torch would go by its ending
+            with path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=not trust)
+    # A damaged stream, or a trusted pickle's own code, can raise anything at all, SystemExit included
+    except (Exception, SystemExit) as error:
+        raise _explain(path, container, error, trust=trust) from error
+
+
+def _explain(path: Path, container: Container, error: BaseException, *, trust: bool) -> CheckpointError:
+    name = clip_path(path.name)
+    message = str(error)
+    wanted = _wanted(path, container, message)
+    if wanted:
+        return _refusal(name, wanted)
+    if container == "pickle":
+        return CheckpointError(
+            "BNF-L032",
+            f"{name} is a plain pickle, not a file of torch.save",
+            where=clip_path(path),
+            fix="save the weights with torch.save(state_dict, ...) or safetensors",
+        )
+    operand = _OPERAND.search(message)
+    if operand and chr(int(operand[1])) in _OPERATIONS:
+        return CheckpointError(
+            "BNF-L028",
+            f"{name} is in a newer pickle protocol than the safe loader reads",
+            where=f"operation {_OPERATIONS[chr(int(operand[1]))]}; torch.save writes protocol 2",
+            fix="save again without pickle_protocol=: torch.save(m.state_dict(), ...)",
+        )
+    if trust and isinstance(error, (ImportError, AttributeError, SystemExit)):
+        return CheckpointError(
+            "BNF-L030",
+            f"the code that {name} asks for failed",
+            where=first_line(error, 150),
+            fix="run where the classes it was saved with can be imported, or save the state dict alone",
+        )
+    return CheckpointError(
+        "BNF-L027",
+        f"{name} cannot be read: its pickle is damaged",
+        where=first_line(error, 150),
+        fix="copy or download it again; a file cut short fails like this too",
+    )
+
+
+def _wanted(path: Path, container: Container, message: str) -> list[str]:
+    """The classes and functions that the safe loader refused; the one it stopped at comes first."""
+    found = [match[1] for pattern in _WANTED if (match := pattern.search(message))]
+    if found and container == "zip":
+        found += _all_unsafe(path)
+    # torch leaves the module out of the names of builtins
+    return list(dict.fromkeys(name if "." in name else f"builtins.{name}" for name in found))
+
+
+def _all_unsafe(path: Path) -> list[str]:
+    from pickle import UnpicklingError
+
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return sorted(get_unsafe_globals_in_checkpoint(path))
+    except (UnpicklingError, EOFError, ValueError, RuntimeError):
+        return []  # the scan reads fewer operations than the loader; the one name at hand is enough
+
+
+def _refusal(name: str, wanted: list[str]) -> CheckpointError:
+    modules = [item for item in wanted if item.startswith(_MODULE)]
+    if modules:
+        owner = next((item for item in wanted if not item.startswith("torch.")), modules[0])
+        more = f" and {count(len(wanted) - 1, 'more name')}" if len(wanted) > 1 else ""
+        return CheckpointError(
+            "BNF-L029",
+            f"{name} holds a whole pickled module, and loading it runs the code it names",
+            where=f"it needs {clip(owner, 60)}{more}",
+            fix="save its weights: torch.save(m.state_dict(), ...); or, if you trust it: --trust-pickle",
+        )
+    dangerous = next((item for item in wanted if item in _CODE or item.partition(".")[0] in _PROGRAMS), None)
+    return CheckpointError(
+        "BNF-L002",
+        f"{name} needs more than tensors: {clip(dangerous or wanted[0], 80)}",
+        where=f"names in its pickle that may run code: {some(wanted)}",
+        fix="no checkpoint needs this: do not load the file, and find out where it comes from"
+        if dangerous
+        else "save the weights alone: torch.save(m.state_dict(), ...); or, if you trust it: --trust-pickle",
+    )

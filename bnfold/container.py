@@ -1,0 +1,233 @@
+"""Where the manifest sits inside a model file: protobuf wire format for ONNX, an appended ZIP for TFLite.
+
+Standard library only, and nothing here trusts the bytes: every length is checked against the file's end and
+every step moves forward, so damaged or hostile files end in a coded error.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Literal, TypeAlias
+
+from bnfold.errors import ArtifactError, ExportError
+
+Target: TypeAlias = Literal["onnx", "tflite"]
+
+KEY = "bnfold.manifest"
+MEMBER = "bnfold.json"
+NAMES: dict[Target, str] = {"onnx": "an ONNX", "tflite": "a TFLite"}
+
+_MAX_BYTES = 2**31 - 1  # both formats address their content with 31 bits
+_MAX_DOCUMENT = 2**28  # far above any manifest: a bound for hostile archives
+_METADATA_PROPS, _GRAPH = 14, 7  # field numbers of onnx.ModelProto
+_END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
+
+
+def detect(data: bytes) -> Target | None:
+    """The format of a model file by its first bytes; None where it is neither.
+
+    A TFLite file has the identifier ``TFL3`` at byte 4; ONNX has no magic number, but its serializers write
+    the fields in order, and the first is ``ir_version``, a varint in field 1.
+    """
+    if data[4:8] == b"TFL3":
+        return "tflite"
+    return "onnx" if data[:1] == b"\x08" and len(data) > 2 and 0 < data[1] < 0x80 else None
+
+
+def split(data: bytes, where: str) -> tuple[Target, bytes, bytes | None]:
+    """Format, the model's own bytes, and the manifest's bytes if there are any.
+
+    Raises:
+        ArtifactError: BNF-M002 neither ONNX nor TFLite; BNF-M003 damaged.
+    """
+    target = detect(data)
+    if target is None:
+        raise ArtifactError(
+            "BNF-M002",
+            f"neither an ONNX nor a TFLite file, but {_looks_like(data)}",
+            where=where,
+            fix="name a .onnx or .tflite file written by bnfold convert",
+        )
+    payload, text = (_split_onnx if target == "onnx" else _split_tflite)(data, where)
+    return target, payload, text
+
+
+def join_onnx(payload: bytes, text: str) -> bytes:
+    """The model with the manifest appended as one more entry of ``metadata_props``."""
+    return _limited(payload + _field(_METADATA_PROPS, _field(1, KEY.encode()) + _field(2, text.encode())))
+
+
+def join_tflite(payload: bytes, members: Mapping[str, str]) -> bytes:
+    """The model with an archive of these text files appended.
+
+    The members are stored uncompressed, as readers of TFLite metadata expect, and dated 1980-01-01, so that
+    the same arguments give the same bytes on every operating system.
+    """
+    import zipfile
+
+    file = io.BytesIO(payload)
+    # "a": the offsets in the archive count from the start of the file, as in TFLite's own metadata
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+        for name, text in members.items():
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system, info.external_attr = 3, 0o644 << 16
+            archive.writestr(info, text.encode())
+    return _limited(file.getvalue())
+
+
+def _limited(data: bytes) -> bytes:
+    if len(data) > _MAX_BYTES:
+        raise ExportError(
+            "BNF-E090",
+            f"the model takes {len(data)} bytes; one file can hold {_MAX_BYTES}",
+            fix="export a smaller model: bnfold writes one file per artifact",
+        )
+    return data
+
+
+def _damaged(what: str, where: str) -> ArtifactError:
+    return ArtifactError(
+        "BNF-M003", f"the file is damaged: {what}", where=where, fix="copy the file again, or convert again"
+    )
+
+
+def _split_onnx(data: bytes, where: str) -> tuple[bytes, bytes | None]:
+    text: bytes | None = None
+    kept: list[bytes] = []
+    done, graph = 0, False  # done: everything before it is in `kept` or was the manifest
+    try:
+        for number, start, value, end in _fields(data, 0, len(data)):
+            graph = graph or number == _GRAPH
+            if number == _METADATA_PROPS and (found := _entry(data, value, end)) is not None:
+                kept.append(data[done:start])
+                text, done = found, end
+    except _WireError as error:
+        raise _damaged(str(error), where) from error
+    if not graph:
+        raise _damaged("it holds no ONNX graph", where)
+    if not kept:
+        return data, None
+    kept.append(data[done:])
+    return b"".join(kept), text
+
+
+def _entry(data: bytes, start: int, end: int) -> bytes | None:
+    """The value of a ``StringStringEntryProto`` whose key is ours."""
+    parts = {number: data[value:stop] for number, _, value, stop in _fields(data, start, end)}
+    return parts.get(2, b"") if parts.get(1) == KEY.encode() else None
+
+
+class _WireError(ValueError):
+    """Bytes that are no protobuf message."""
+
+
+def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, start, start of the value, end) of the fields of a protobuf message.
+
+    Every step moves forward by at least one byte, and a length that points past the end is an error.
+    """
+    while position < end:
+        start = position
+        tag, position = _varint(data, position, end)
+        number, kind = tag >> 3, tag & 7
+        value = position
+        if kind == 0:
+            _, position = _varint(data, position, end)
+        elif kind == 1:
+            position += 8
+        elif kind == 2:
+            length, value = _varint(data, position, end)
+            position = value + length
+        elif kind == 5:
+            position += 4
+        else:
+            raise _WireError(f"wire type {kind} at byte {start}")
+        if number == 0:
+            raise _WireError(f"field number 0 at byte {start}")
+        if position > end:
+            raise _WireError(f"field {number} at byte {start} ends at byte {position}, the file at {end}")
+        yield number, start, value, position
+
+
+def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+    result = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            raise _WireError(f"the file ends inside a number at byte {position}")
+        byte = data[position]
+        position += 1
+        result |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return result, position
+    raise _WireError(f"a number of more than 10 bytes ends at byte {position}")
+
+
+def _field(number: int, value: bytes) -> bytes:
+    """A length-delimited field, serialized."""
+    return _encode_varint(number << 3 | 2) + _encode_varint(len(value)) + value
+
+
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _split_tflite(data: bytes, where: str) -> tuple[bytes, bytes | None]:
+    root = int.from_bytes(data[:4], "little")
+    if not 8 <= root <= len(data) - 4:
+        raise _damaged(f"its root table is at byte {root}, and the file has {len(data)}", where)
+    if not _ends_in_archive(data):
+        if MEMBER.encode() in data:
+            raise _damaged("the archive at its end, with the manifest, is cut off", where)
+        return data, None
+    import struct
+    import zipfile  # 5 ms that an ONNX artifact has no use for
+    import zlib
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            start = min((member.header_offset for member in members), default=len(data))
+            if any(member.file_size > _MAX_DOCUMENT for member in members):
+                raise zipfile.BadZipFile("a member claims to be larger than any manifest")
+            if (damaged := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{damaged} fails its CRC-32 check")
+            text = archive.read(MEMBER) if MEMBER in archive.namelist() else None
+    except (
+        zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, IndexError,
+        NotImplementedError, RuntimeError, OSError,
+    ) as error:  # fmt: skip
+        raise _damaged(f"the archive at its end cannot be read ({error})", where) from error
+    return data[:start], text
+
+
+def _ends_in_archive(data: bytes) -> bool:
+    """Whether an end-of-archive record closes the file, its comment included.
+
+    The four bytes of its signature alone may well occur among a model's weights.
+    """
+    at = data.rfind(_END_OF_ARCHIVE, max(0, len(data) - _END_SIZE - 0xFFFF))
+    return at >= 0 and at + _END_SIZE + int.from_bytes(data[at + 20 : at + 22], "little") == len(data)
+
+
+def _looks_like(data: bytes) -> str:
+    """What a file that is no artifact is instead, for the message."""
+    head = data[:512].lstrip()
+    if not data:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer (git lfs pull fetches the file)"
+    if head[:5].lower() in (b"<!doc", b"<html"):
+        return "an HTML page"
+    if data[:2] == b"PK":
+        return "a ZIP archive, as torch.save writes it"
+    if data[:1] == b"\x80":
+        return "a pickle"
+    if data[8:9] == b"{":
+        return "a safetensors file"
+    return f"{len(data)} bytes that begin with {data[:8].hex(' ')}"

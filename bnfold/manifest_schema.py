@@ -1,0 +1,174 @@
+"""The structure of the manifest, schema 1: what must be there, and of which type. Standard library only.
+
+Entries that are not named here may be there too: they are kept, and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from bnfold.errors import ArtifactError
+
+SCHEMA = 1
+
+ITEM_SIZE = {
+    "bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2,
+    "int32": 4, "uint32": 4, "float32": 4, "int64": 8, "uint64": 8, "float64": 8,
+}  # fmt: skip
+
+FLOATS = ("float16", "float32", "float64")
+LAYOUTS = ("NCHW", "NHWC")
+COLORS = ("gray", "rgb", "bgr")
+RESIZES = ("stretch", "crop", "letterbox")
+ROLES = ("clean", "monitor")
+
+_MAX_ELEMENTS = 2**40  # a bound on what a damaged shape can claim
+
+
+def check(document: dict[str, Any], target: str, where: str) -> None:
+    """Raises where ``document`` is not a manifest of schema 1 for a file of this format.
+
+    Raises:
+        ArtifactError: BNF-M005 it was written by a newer bnfold; BNF-M006 an entry is missing or malformed.
+    """
+    _Check(where).document(document, target)
+
+
+class _Check:
+    """One walk over a document; ``path`` in the methods is where in it we are, for the message."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def document(self, document: dict[str, Any], target: str) -> None:
+        schema = self._typed(document, "schema", int, "")
+        if schema > SCHEMA:
+            raise ArtifactError(
+                "BNF-M005",
+                f"its manifest has schema {schema}; this bnfold reads up to schema {SCHEMA}",
+                where=self._where,
+                fix=f"update bnfold here (the file was written by bnfold {document.get('bnfold', '?')})",
+            )
+        if schema != SCHEMA:
+            self._fail("schema", f"is {schema}")
+        for key in ("bnfold", "name", "precision"):
+            self._typed(document, key, str, "")
+        self._one_of(document, "target", (target,), "")
+        self._one_of(document, "role", ROLES, "")
+        for key in ("source", "golden"):
+            self._typed(document, key, dict, "", null=True)
+        for key in ("libraries", "noise_floor", "integrity"):
+            self._typed(document, key, dict, "")
+        for key in ("batch_norms", "parity", "runs_on"):
+            self._each(document, key, dict)
+        self._each(document, "labels", str, null=True)
+        inputs = self._tensors(document, "inputs", self._input)
+        outputs = self._tensors(document, "outputs", lambda *_: None)
+        for name, value in document["noise_floor"].items():
+            self._number(value, f"noise_floor.{name}")
+        if document["golden"] is not None:
+            self._golden(document["golden"], "inputs", inputs)
+            self._golden(document["golden"], "outputs", outputs)
+        self._typed(document["integrity"], "model_bytes", int, "integrity.")
+        self._typed(document["integrity"], "crc32", str, "integrity.")
+
+    def _tensors(
+        self, document: dict[str, Any], key: str, extra: Callable[[dict[str, Any], str], None]
+    ) -> list[str]:
+        entries = self._each(document, key, dict)
+        if not entries:
+            self._fail(key, "is empty")
+        for index, entry in enumerate(entries):
+            path = f"{key}[{index}]."
+            self._typed(entry, "name", str, path)
+            self._typed(entry, "tensor", str, path)
+            self._shape(entry, path, symbolic=True)
+            self._one_of(entry, "dtype", tuple(ITEM_SIZE), path)
+            extra(entry, path)
+        names: list[str] = [entry["name"] for entry in entries]
+        if len(set(names)) != len(names):
+            self._fail(key, f"names a tensor twice: {', '.join(names)}")
+        return names
+
+    def _input(self, entry: dict[str, Any], path: str) -> None:
+        how = self._typed(entry, "normalisation", dict, path, null=True)
+        if how is None:
+            return
+        inner = f"{path}normalisation."
+        layout = self._one_of(how, "layout", LAYOUTS, inner)
+        color = self._one_of(how, "color", COLORS, inner)
+        self._one_of(how, "resize", RESIZES, inner)
+        self._number(how.get("scale"), f"{inner}scale")
+        channels = 1 if color == "gray" else 3
+        for key in ("mean", "std"):
+            values = self._typed(how, key, list, inner)
+            for index, value in enumerate(values):
+                self._number(value, f"{inner}{key}[{index}]")
+            if len(values) not in (1, channels):
+                self._fail(f"{inner}{key}", f"has {len(values)} numbers for {channels} channels")
+        if 0 in how["std"]:
+            self._fail(f"{inner}std", "has a zero, and the pixels are divided by it")
+        shape = entry["shape"]
+        if len(shape) != 4 or shape[layout.index("C")] != channels:
+            self._fail(f"{path}shape", f"is {shape}, which takes no {color} image in {layout}")
+        self._one_of(entry, "dtype", FLOATS, path)
+
+    def _golden(self, golden: dict[str, Any], key: str, names: list[str]) -> None:
+        arrays = self._typed(golden, key, dict, "golden.")
+        if sorted(arrays) != sorted(names):
+            self._fail(f"golden.{key}", f"has {sorted(arrays)} and not {sorted(names)}")
+        for name in arrays:
+            entry = self._typed(arrays, name, dict, f"golden.{key}.")
+            path = f"golden.{key}.{name}."
+            self._one_of(entry, "dtype", tuple(ITEM_SIZE), path)
+            self._shape(entry, path, symbolic=False)
+            self._typed(entry, "data", str, path)
+            if key == "outputs":
+                self._number(entry.get("tolerance"), f"{path}tolerance")
+
+    def _shape(self, entry: dict[str, Any], path: str, *, symbolic: bool) -> None:
+        elements = 1
+        for axis, size in enumerate(self._typed(entry, "shape", list, path)):
+            if size is None and symbolic and axis == 0:
+                continue
+            if type(size) is not int or size < 0:
+                self._fail(f"{path}shape[{axis}]", f"is {size!r}")
+            elements *= size
+        if elements > _MAX_ELEMENTS:
+            self._fail(f"{path}shape", f"has {elements} elements")
+
+    def _number(self, value: object, path: str) -> None:
+        if type(value) not in (int, float):
+            self._fail(path, "is missing" if value is None else f"is {value!r}, not a number")
+
+    def _one_of(self, entry: dict[str, Any], key: str, allowed: tuple[str, ...], path: str) -> str:
+        value = entry.get(key)
+        if not isinstance(value, str) or value not in allowed:
+            self._fail(f"{path}{key}", f"is {value!r}, not {' or '.join(allowed)}")
+        return value
+
+    def _each(self, document: dict[str, Any], key: str, kind: type, *, null: bool = False) -> list[Any]:
+        values = self._typed(document, key, list, "", null=null) or []
+        for index, value in enumerate(values):
+            if type(value) is not kind:
+                self._fail(f"{key}[{index}]", f"is {type(value).__name__}, not {kind.__name__}")
+        return list(values)
+
+    def _typed(self, entry: dict[str, Any], key: str, kind: type, path: str, *, null: bool = False) -> Any:
+        if key not in entry:
+            self._fail(f"{path}{key}", "is missing")
+        value = entry[key]
+        if value is None and null:
+            return None
+        if type(value) is not kind:  # not isinstance: true is no integer here
+            self._fail(f"{path}{key}", f"is {type(value).__name__}, not {kind.__name__}")
+        return value
+
+    def _fail(self, path: str, what: str) -> NoReturn:
+        raise ArtifactError(
+            "BNF-M006",
+            f"the manifest is malformed: {path} {what}",
+            where=self._where,
+            fix="convert the checkpoint again",
+        )

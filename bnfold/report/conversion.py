@@ -1,0 +1,145 @@
+"""What a conversion and a verification came to, as text."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from bnfold.report.style import Style, number, plural, printable, size
+from bnfold.report.table import paragraph, table
+
+_STATUS = ("folded", "reduced", "kept", "refused")
+
+Document = Mapping[str, Any]
+
+
+def render_conversion(document: Document, style: Style) -> str:
+    """The whole report of ``bnfold convert``."""
+    parts = [
+        render_batch_norms(document["batch_norms"], style),
+        render_parity(document["parity"], style),
+        render_accuracy(document.get("accuracy"), style),
+        render_findings(document["findings"], style),
+        render_artifacts(document["artifacts"], style),
+        render_verdict(document["passed"], style),
+        next_steps(document["artifacts"], style) if document["passed"] else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_verification(document: Document, style: Style) -> str:
+    """The whole report of ``bnfold verify``."""
+    parts = [
+        render_parity(document["parity"], style),
+        render_accuracy(document.get("accuracy"), style),
+        render_findings(document.get("findings", []), style),
+        render_verdict(document["passed"], style),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_batch_norms(entries: Sequence[Document], style: Style) -> str:
+    """Counts first, then a row per call in execution order, then why some could not be folded."""
+    if not entries:
+        return "No BatchNorm in this network."
+    counts = Counter(entry["status"] for entry in entries)
+    tally = ", ".join(f"{counts[status]} {status}" for status in _STATUS if counts[status])
+    lines = [style.paint(f"{plural(len(entries), 'BatchNorm')}: {tally}", "bold")]
+    rows = [
+        (e["name"], e["channels"], e["status"], ", ".join(e["rules"]) or "-", ", ".join(e["into"]) or "-")
+        for e in entries
+    ]
+    lines.append(table(("name", "channels", "status", "rules", "into"), rows, style, right=("channels",)))
+    for entry in entries:
+        if entry.get("reason"):
+            reason = f"{printable(entry['name'])} is {entry['status']}: {entry['reason']}"
+            lines.append(paragraph(reason, style, indent="  ", hanging="    "))
+    return "\n".join(lines)
+
+
+def render_parity(rows: Sequence[Document], style: Style) -> str:
+    """One row per candidate, interpreter and output: the error against the noise floor and the tolerance."""
+    if not rows:
+        return ""
+    counts = {(row["frames"], row["frames_source"]) for row in rows}
+    cells = [
+        (
+            row["candidate"],
+            row["runtime"],
+            row["output"],
+            row["frames"],
+            number(row["max_abs_error"]),
+            number(row["noise_floor"]),
+            number(row["tolerance"]),
+            "passed" if row["passed"] else "FAILED",
+        )
+        for row in rows
+    ]
+    headers = ("candidate", "runtime", "output", "frames", "max error", "noise floor", "tolerance", "")
+    if len(counts) == 1:
+        # The usual case: every row is about the same frames, so they are named once, above.
+        cells = [row[:3] + row[4:] for row in cells]  # type: ignore[misc]
+        headers = headers[:3] + headers[4:]  # type: ignore[assignment]
+    lines = [style.paint(f"Parity on {' and '.join(_frames(*c) for c in sorted(counts))}", "bold")]
+    lines.append(table(headers, cells, style, right=("frames", "max error", "noise floor", "tolerance")))
+    if any(source == "random" for _, source in counts):
+        lines.append(paragraph("Unproven on real frames: give --samples.", style, indent="  "))
+    return "\n".join(lines)
+
+
+def _frames(count: int, source: str) -> str:
+    return plural(count, "random input") if source == "random" else plural(count, "frame")
+
+
+def render_accuracy(accuracy: Document | None, style: Style) -> str:
+    """One line per candidate: the metric on the labelled frames."""
+    if not accuracy:
+        return ""
+    lines = [style.paint("Accuracy on the labelled frames", "bold")]
+    rows = [(name, f"{value:.4f}" if isinstance(value, float) else value) for name, value in accuracy.items()]
+    return "\n".join([*lines, table(("candidate", "value"), rows, style, right=("value",))])
+
+
+def render_findings(findings: Sequence[Document], style: Style) -> str:
+    """The findings, in the order they come (errors first)."""
+    if not findings:
+        return ""
+    lines = []
+    for finding in findings:
+        severity = finding["severity"]
+        colour = {"error": "red", "warning": "yellow"}.get(severity, "dim")
+        head = style.paint(f"{severity}[{printable(finding['code'])}]", colour)  # type: ignore[arg-type]
+        lines.append(f"{head} {style.plain(printable(finding['where']))}".rstrip())
+        lines.append(paragraph(finding["message"], style, indent="  "))
+        if finding.get("remedy"):
+            lines.append(paragraph(f"fix    {finding['remedy']}", style, indent="  ", hanging=" " * 9))
+    return "\n".join(lines)
+
+
+def render_artifacts(artifacts: Sequence[Document], style: Style) -> str:
+    """The files that were written."""
+    if not artifacts:
+        return "No artifact was written."
+    rows = [
+        (a["path"], a["target"], a["precision"], size(a["size_bytes"]), a["sha256"][:12]) for a in artifacts
+    ]
+    headers = ("file", "target", "precision", "size", "sha256")
+    return f"{style.paint('Artifacts', 'bold')}\n{table(headers, rows, style, right=('size',))}"
+
+
+def render_verdict(passed: bool, style: Style) -> str:
+    """``passed`` or ``FAILED``."""
+    return style.paint("passed", "green") if passed else style.paint("FAILED", "red")
+
+
+def next_steps(artifacts: Sequence[Document], style: Style) -> str:
+    """Commands to copy."""
+    paths = [artifact["path"] for artifact in artifacts if artifact["role"] == "clean"]
+    if not paths:
+        return ""
+    first = shlex.quote(str(PurePath(paths[0])))
+    steps = [f"bnfold run {first} FRAME", f"bnfold run {first} --self-test", f"bnfold inspect {first}"]
+    return "\n".join([style.paint("Next", "bold"), *(f"  {style.plain(printable(step))}" for step in steps)])

@@ -1,0 +1,46 @@
+"""ONNX artifacts in onnxruntime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bnfold.runtime.session import Array, Binding, FileTensor
+
+_DTYPES = {
+    "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
+    "tensor(bool)": "bool", "tensor(int8)": "int8", "tensor(uint8)": "uint8", "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16", "tensor(int32)": "int32", "tensor(uint32)": "uint32",
+    "tensor(int64)": "int64", "tensor(uint64)": "uint64",
+}  # fmt: skip
+
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeSession:
+    """See :class:`bnfold.runtime.session.Session`. Safe to call from several threads at once."""
+
+    def __init__(self, data: bytes, threads: int, inputs: Binding, outputs: Binding) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY  # failures are exceptions, and stay on the terminal too
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        inputs.check({node.name: _declared(node) for node in session.get_inputs()})
+        outputs.check({node.name: _declared(node) for node in session.get_outputs()})
+        self._run = session.run
+        self._inputs = inputs.tensors
+        self._outputs = list(outputs.tensors)
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        values = self._run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
+        return [value if type(value) is np.ndarray else np.asarray(value) for value in values]
+
+
+def _declared(node: Any) -> FileTensor:
+    shape = tuple(size if isinstance(size, int) else None for size in node.shape)
+    return FileTensor(shape, _DTYPES.get(node.type))

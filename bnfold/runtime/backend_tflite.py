@@ -1,0 +1,61 @@
+"""TFLite artifacts in tflite-runtime or its successor ai-edge-litert: one interface under two names."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bnfold.runtime.quiet import quiet_stderr
+from bnfold.runtime.session import Array, Binding, FileTensor, dtype_name
+
+# written to standard error by the interpreter whenever it works as it should
+_CHATTER = (b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",)
+
+
+class TfliteSession:
+    """See :class:`bnfold.runtime.session.Session`.
+
+    The interpreter keeps inputs and outputs in buffers of its own, so a call holds a lock: two threads take
+    turns and never see each other's frame.
+    """
+
+    def __init__(self, module: Any, data: bytes, threads: int, inputs: Binding, outputs: Binding) -> None:
+        interpreter = module.Interpreter(model_content=data, num_threads=threads)
+        with quiet_stderr(_CHATTER):
+            interpreter.allocate_tensors()
+        found_inputs, found_outputs = _tensors(interpreter)
+        inputs.check({name: _declared(details) for name, details in found_inputs.items()})
+        outputs.check({name: _declared(details) for name, details in found_outputs.items()})
+        self._inputs = [int(found_inputs[name]["index"]) for name in inputs.tensors]
+        self._outputs = [int(found_outputs[name]["index"]) for name in outputs.tensors]
+        self._interpreter = interpreter
+        self._lock = threading.Lock()
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        interpreter = self._interpreter
+        with self._lock:
+            for index, array in zip(self._inputs, arrays, strict=True):
+                interpreter.set_tensor(index, array)
+            interpreter.invoke()
+            return [interpreter.get_tensor(index) for index in self._outputs]  # copies
+
+
+def _tensors(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Inputs and outputs by name: the keys of the file's one signature; without it, the tensors' names."""
+    signatures = list(interpreter.get_signature_list())
+    if len(signatures) == 1:
+        # the runner is dropped on return: while it lives, the interpreter refuses to run by tensor index
+        runner = interpreter.get_signature_runner(signatures[0])
+        return runner.get_input_details(), runner.get_output_details()
+    return (
+        {details["name"]: details for details in interpreter.get_input_details()},
+        {details["name"]: details for details in interpreter.get_output_details()},
+    )
+
+
+def _declared(details: Mapping[str, Any]) -> FileTensor:
+    shape = tuple(int(size) if size >= 0 else None for size in details["shape_signature"])
+    if len(shape) != len(details["shape"]):  # files of old converters have no shape signature
+        shape = tuple(int(size) for size in details["shape"])
+    return FileTensor(shape, dtype_name(details["dtype"]))

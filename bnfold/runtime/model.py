@@ -1,0 +1,198 @@
+"""An opened artifact: prepare a frame, run it, read the answer."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+from bnfold import manifest as manifest_file
+from bnfold import numerics
+from bnfold.errors import ArtifactError, BnfoldError, UsageError
+from bnfold.runtime import golden, interpreters, scores
+from bnfold.runtime.feeds import Feeds
+from bnfold.runtime.scores import Score
+from bnfold.runtime.session import Array, Binding
+from bnfold.signature import TensorSpec
+
+Outputs: TypeAlias = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """How far one output of the golden frame is from what it was at conversion."""
+
+    output: str
+    max_abs_error: float
+    tolerance: float
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types; an error that is not finite is null."""
+        error = self.max_abs_error if math.isfinite(self.max_abs_error) else None
+        return {**asdict(self), "max_abs_error": error}
+
+
+def open(artifact: str | os.PathLike[str], *, threads: int = 1, runtime: str | None = None) -> Model:
+    """Opens an ONNX or TFLite artifact in the interpreter that is installed.
+
+    Args:
+        artifact: a file written by ``bnfold convert``. Its checksum is verified.
+        threads: how many threads one answer may use.
+        runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None: the first there is.
+
+    Raises:
+        ArtifactError: BNF-M001 to BNF-M007 as :func:`bnfold.manifest.read`; BNF-M010 the interpreter does not
+            take the file; BNF-M011 the file has other tensors than its manifest says.
+        PlatformError: BNF-P020 no interpreter is installed; BNF-P021 it is, and does not load.
+        UsageError: BNF-U060 the runtime does not run this format; BNF-U061 ``threads`` is below 1.
+    """
+    if threads < 1:
+        raise UsageError("BNF-U061", f"threads is {threads}", fix="give 1 or more")
+    data = manifest_file.read_bytes(artifact)
+    manifest = manifest_file.parse(data, where=str(artifact))
+    try:
+        return Model(data, manifest, threads=threads, runtime=runtime)
+    except BnfoldError as error:
+        error.where = error.where or str(artifact)
+        raise
+
+
+class Model:
+    """An artifact, ready to answer. Made by :func:`open`.
+
+    The same frame gives the same answer every time: nothing is kept from one call to the next. Calls from
+    several threads are safe.
+
+    Attributes:
+        manifest: what the artifact says of itself.
+        inputs, outputs: the tensors, by bnfold's names.
+    """
+
+    def __init__(
+        self, data: bytes, manifest: Mapping[str, Any], *, threads: int = 1, runtime: str | None = None
+    ) -> None:
+        inputs, outputs = Binding.of(manifest, "inputs"), Binding.of(manifest, "outputs")
+        self.manifest = manifest
+        self.inputs: tuple[TensorSpec, ...] = inputs.specs
+        self.outputs: tuple[TensorSpec, ...] = outputs.specs
+        self._interpreter, self._session = interpreters.start(
+            data, manifest, inputs, outputs, threads=threads, runtime=runtime
+        )
+        self._names = [spec.name for spec in self.outputs]
+        self._feeds = Feeds(
+            self.inputs, {entry["name"]: entry["normalisation"] for entry in manifest["inputs"]}
+        )
+
+    def __repr__(self) -> str:
+        return f"<bnfold Model {self.manifest['name']!r} on {self.runtime}>"
+
+    @property
+    def runtime(self) -> str:
+        """Name and version of the interpreter: ``onnxruntime 1.32.0``."""
+        return f"{self._interpreter.name} {interpreters.version(self._interpreter)}"
+
+    def predict(self, frame: Any) -> Outputs:
+        """The answer to one frame.
+
+        Args:
+            frame: for a model with one input, one of
+                - a uint8 array (H, W), (H, W, 3) RGB or (H, W, 4), or the path of an image: a frame, which is
+                  prepared as the manifest's normalisation says;
+                - an array of floats (or of the integers that the input takes): a model input, used as it is.
+                  A missing batch axis is added; float64 is rounded to the input's dtype;
+                - the path of an ``.npy`` file with either.
+                For several inputs, a dictionary of these by input name.
+
+        Returns:
+            The outputs by name, each with its batch axis.
+
+        Raises:
+            InputError: what is given does not fit (BNF-R010 shape, R011 dtype, R012 names, R013 several
+                frames for a batch of another size, R014 no normalisation, R015 not an image); as
+                :func:`bnfold.runtime.images.read` for a path.
+            ArtifactError: BNF-M012 the interpreter stopped.
+        """
+        return self._run(self._feeds.of_frame(frame))
+
+    def predict_raw(self, arrays: Array | Mapping[str, Array]) -> Outputs:
+        """The answer to model inputs that are ready: exact dtype and shape, batch axis included.
+
+        Args:
+            arrays: by input name, or the array itself for a model with one input.
+
+        Returns:
+            The outputs by name, each with its batch axis.
+
+        Raises:
+            InputError: BNF-R010 shape, BNF-R011 dtype, BNF-R012 names, BNF-R013 another batch.
+            ArtifactError: BNF-M012 the interpreter stopped.
+        """
+        return self._run(self._feeds.of_arrays(arrays))
+
+    def top(self, outputs: Outputs | Array, k: int = 5, *, output: str | None = None) -> list[Score]:
+        """The k largest scores of one answer, the largest first; ties in the order of the classes.
+
+        Scores are the model's raw outputs: what they mean (logits, probabilities) is up to the model.
+
+        Args:
+            outputs: what :meth:`predict` gave, or one of its arrays.
+            k: how many; all where there are fewer.
+            output: which one, where the model has several.
+
+        Raises:
+            InputError: BNF-R016 the scores are not finite; BNF-R017 several answers (a batch), a single
+                number, or as many scores as labels are not there.
+            UsageError: BNF-U062 the model has several outputs and ``output`` names none of them.
+        """
+        return scores.top(self._pick(outputs, output), self.manifest["labels"], k)
+
+    def self_test(self) -> list[OutputCheck]:
+        """Replays the golden frame: does the file give here what it gave at conversion?
+
+        Returns:
+            One result per output; the artifact passes where all have.
+
+        Raises:
+            ArtifactError: BNF-M009 the artifact carries no golden frame; BNF-M008 it is damaged.
+        """
+        recorded = self.manifest["golden"]
+        if recorded is None:
+            raise ArtifactError(
+                "BNF-M009", "the artifact carries no golden frame", fix="convert the checkpoint again"
+            )
+        where = f"golden frame of {self.manifest['name']!r}"
+        inputs = {name: golden.decode(entry, where=where) for name, entry in recorded["inputs"].items()}
+        outputs = self.predict_raw(inputs)
+        checks = []
+        for name, entry in recorded["outputs"].items():
+            expected = golden.decode(entry, where=where)
+            same = expected.shape == outputs[name].shape and expected.dtype == outputs[name].dtype
+            error = numerics.max_abs_error(outputs[name], expected) if same else math.inf
+            checks.append(OutputCheck(name, error, entry["tolerance"], error <= entry["tolerance"]))
+        return checks
+
+    def _run(self, arrays: list[Array]) -> Outputs:
+        try:
+            return dict(zip(self._names, self._session.run(arrays), strict=True))
+        except Exception as error:  # interpreters have exception types of their own, without a common base
+            raise ArtifactError(
+                "BNF-M012",
+                f"{self.runtime} stopped: {error}",
+                where=f"model {self.manifest['name']!r}",
+                fix="check that integer inputs are within the range that the model was made for",
+            ) from error
+
+    def _pick(self, outputs: Outputs | Array, output: str | None) -> Array:
+        if not isinstance(outputs, Mapping):
+            return outputs
+        name = output or (self._names[0] if len(self._names) == 1 else None)
+        if name is None or name not in outputs:
+            raise UsageError(
+                "BNF-U062",
+                f"the model has {len(self._names)} outputs" if name is None else f"no output {name!r}",
+                fix=f"name one of {', '.join(self._names)}",
+            )
+        return outputs[name]

@@ -1,0 +1,42 @@
+"""Keeping known chatter of native libraries off the terminal, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def quiet_stderr(known: tuple[bytes, ...]) -> Iterator[None]:
+    """Holds back what is written to file descriptor 2, then lets through every line that is not ``known``.
+
+    Native code writes there past ``sys.stderr``. Warnings and failures come out late, but they come out.
+    """
+    import tempfile
+
+    with _ONE_AT_A_TIME:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        try:
+            terminal = os.dup(2)
+        except OSError:  # a daemon without a standard error: nothing to keep quiet
+            yield
+            return
+        try:
+            with tempfile.TemporaryFile() as held:
+                os.dup2(held.fileno(), 2)
+                try:
+                    yield
+                finally:
+                    os.dup2(terminal, 2)
+                    held.seek(0)
+                    for line in held:
+                        if line.strip() not in known:
+                            os.write(2, line)
+        finally:
+            os.close(terminal)

@@ -1,0 +1,80 @@
+"""What a back end has to offer, and the check that a file is what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.errors import ArtifactError
+from bnfold.signature import TensorSpec
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Session(Protocol):
+    """A loaded model file in one interpreter.
+
+    A back end is one file: a class that is built from the file's bytes, the thread count and the file's own
+    names of the inputs and outputs, and that fills in nothing by position.
+    """
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        """The outputs, in the order of the names given at construction; inputs likewise."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileTensor:
+    """A tensor as the file declares it. None in ``shape``: a size that the file leaves open."""
+
+    shape: tuple[int | None, ...]
+    dtype: str | None
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The tensors of a manifest and the file's own names for them, in the manifest's order."""
+
+    kind: str
+    specs: tuple[TensorSpec, ...]
+    tensors: tuple[str, ...]
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any], kind: str) -> Binding:
+        entries = manifest[kind]
+        specs = tuple(TensorSpec(entry["name"], tuple(entry["shape"]), entry["dtype"]) for entry in entries)
+        return cls(kind, specs, tuple(entry["tensor"] for entry in entries))
+
+    def check(self, declared: Mapping[str, FileTensor]) -> None:
+        """Raises where the file declares other tensors than the manifest.
+
+        Raises:
+            ArtifactError: BNF-M011.
+        """
+        missing = [name for name in self.tensors if name not in declared]
+        unknown = [name for name in declared if name not in self.tensors] if self.kind == "inputs" else []
+        if missing or unknown:
+            self._fail(f"{', '.join(self.tensors)}", f"{', '.join(declared)}")
+        for spec, tensor in zip(self.specs, self.tensors, strict=True):
+            found = declared[tensor]
+            fits = len(found.shape) == len(spec.shape) and all(
+                a is None or b is None or a == b for a, b in zip(found.shape, spec.shape, strict=True)
+            )
+            if not fits or found.dtype != spec.dtype:
+                self._fail(spec.describe(), f"{found.dtype} {list(found.shape)} for {tensor}")
+
+    def _fail(self, said: str, found: str) -> None:
+        raise ArtifactError(
+            "BNF-M011",
+            f"manifest and model disagree on the {self.kind}: {said} in the manifest, {found} in the model",
+            fix="convert the checkpoint again",
+        )
+
+
+def dtype_name(dtype: Any) -> str:
+    """numpy's name of a dtype: ``float32``."""
+    return str(np.dtype(dtype).name)

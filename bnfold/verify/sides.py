@@ -1,0 +1,213 @@
+"""The two sides of a comparison, as the user names them: a module, a fold, an artifact, or an open one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from bnfold import manifest as manifest_file
+from bnfold.capture import Captured, capture
+from bnfold.errors import VerifyError
+from bnfold.fold import FoldedModule, FoldResult
+from bnfold.runtime import Model, interpreters
+from bnfold.runtime import frames as frame_files
+from bnfold.samples import LABELS
+from bnfold.signature import TensorSpec
+from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate, module_call, to_tensor
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side.
+
+    Attributes:
+        module: a torch module, or None.
+        fold: a fold result, or None.
+        artifacts: an artifact in each interpreter at hand; empty for torch.
+    """
+
+    module: nn.Module | None = None
+    fold: FoldResult | None = None
+    artifacts: Sequence[ArtifactCandidate] = ()
+
+    def inputs(self) -> tuple[TensorSpec, ...] | None:
+        """What it takes, where that is known without samples."""
+        if self.fold is not None:
+            return self.fold.captured.inputs
+        if isinstance(self.module, FoldedModule):
+            return self.module.inputs
+        return self.artifacts[0].model.inputs if self.artifacts else None
+
+    def normalisation(self) -> dict[str, Mapping[str, Any] | None]:
+        """How uint8 frames are prepared, by input name; empty where nothing says so."""
+        if not self.artifacts:
+            return {}
+        return {entry["name"]: entry["normalisation"] for entry in self.artifacts[0].model.manifest["inputs"]}
+
+    def noise_floor(self) -> dict[str, float]:
+        """What the manifest recorded, by output name."""
+        return dict(self.artifacts[0].model.manifest["noise_floor"]) if self.artifacts else {}
+
+
+def side(thing: Any) -> Side:
+    """The side that ``thing`` is; an artifact given as a path is opened in every interpreter at hand.
+
+    Raises:
+        VerifyError: nothing that can be compared (BNF-V031).
+        ArtifactError, PlatformError: an artifact that cannot be opened.
+    """
+    if isinstance(thing, FoldResult):
+        return Side(fold=thing)
+    if isinstance(thing, nn.Module):
+        return Side(module=thing)
+    if isinstance(thing, str | Path):
+        data = manifest_file.read_bytes(thing)
+        manifest = manifest_file.parse(data, where=str(thing))
+        return Side(artifacts=open_all(data, manifest))
+    if isinstance(thing, Model):
+        return Side(artifacts=[ArtifactCandidate(thing)])
+    raise VerifyError(
+        "BNF-V031",
+        f"a {type(thing).__name__} cannot be compared",
+        where="reference or candidate",
+        fix="give an nn.Module, a FoldResult, the path of an artifact, or an open one",
+    )
+
+
+def open_all(data: bytes, manifest: Mapping[str, Any]) -> list[ArtifactCandidate]:
+    """An artifact in every interpreter at hand that runs its format; at least one.
+
+    Raises:
+        ArtifactError: an interpreter does not take it (BNF-M010, BNF-M011).
+        PlatformError: no interpreter is installed (BNF-P020, BNF-P021).
+    """
+    names = interpreters.at_hand(manifest["target"]) or [None]
+    return [ArtifactCandidate(Model(data, manifest, runtime=name), data) for name in names]
+
+
+def candidates_of(
+    candidate: Side, example: tuple[Any, ...] | None, outputs: tuple[TensorSpec, ...]
+) -> list[Candidate]:
+    """What is measured. ``example`` are a plain module's own arguments."""
+    if candidate.artifacts:
+        return list(candidate.artifacts)
+    folded = candidate.fold.module if candidate.fold is not None else candidate.module
+    if isinstance(folded, FoldedModule):
+        return [TorchCandidate("fold", folded.body, folded.inputs, folded.outputs)]
+    assert candidate.module is not None
+    assert example is not None
+    inputs = specs_of(example, candidate.module)
+    return [TorchCandidate("torch", module_call(candidate.module, example), inputs, outputs)]
+
+
+def captured_of(reference: Side, example: tuple[Any, ...] | None) -> Captured | None:
+    """The graph of a torch reference; None for an artifact."""
+    if reference.fold is not None:
+        return reference.fold.captured
+    if reference.module is None:
+        return None
+    assert example is not None
+    return capture(reference.module, example)
+
+
+def guess_inputs(module: nn.Module, samples: Any) -> tuple[TensorSpec, ...]:
+    """What two plain modules take, from the samples alone: the first axis becomes a batch of one.
+
+    Raises:
+        VerifyError: the samples do not tell it (BNF-V032).
+    """
+    names = [
+        name
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if isinstance(samples, str | Path):
+        samples = next(iter(frame_files.read(samples)))[1]
+        samples = _stacked(samples)
+    if isinstance(samples, Mapping):
+        arrays = {str(key): value for key, value in samples.items() if key in names or key != LABELS}
+        if len(arrays) == 1 and not set(arrays) & set(names):
+            arrays = {names[0]: next(iter(arrays.values()))}
+    elif hasattr(samples, "__array__"):
+        arrays = {names[0]: samples}
+    else:
+        raise VerifyError(
+            "BNF-V032",
+            "two plain modules do not say what they take, and neither do these samples",
+            where="samples",
+            fix="give an array or a dictionary of arrays by input name, or compare FoldResults",
+        )
+    ordered = [name for name in names if name in arrays]
+    if len(ordered) != len(arrays):
+        raise VerifyError(
+            "BNF-V032",
+            f"the samples are named {', '.join(arrays)}; forward takes {', '.join(names)}",
+            where="samples",
+            fix="name the arrays like forward's parameters",
+        )
+    return tuple(_spec(name, arrays[name]) for name in ordered)
+
+
+def _stacked(frame: Any) -> Any:
+    if isinstance(frame, Mapping):
+        return {key: np.asarray(value)[np.newaxis] for key, value in frame.items()}
+    return np.asarray(frame)[np.newaxis]
+
+
+def _spec(name: str, values: Any) -> TensorSpec:
+    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    dtype = "float32" if array.dtype == np.float64 else str(array.dtype)
+    return TensorSpec(name, (1, *array.shape[1:]), dtype)
+
+
+def arguments(
+    module: nn.Module, specs: tuple[TensorSpec, ...], inputs: Mapping[str, Array], others: Iterable[Side]
+) -> tuple[Any, ...]:
+    """A module's own arguments from one call's inputs by name.
+
+    Nested inputs are put together as one of ``others`` (a fold of the same network) has them.
+
+    Raises:
+        VerifyError: forward has no parameter of an input's name (BNF-V032).
+    """
+    for other in others:
+        structure = other.fold.captured.structure if other.fold is not None else None
+        if isinstance(other.module, FoldedModule):
+            structure = other.module.structure
+        if structure is not None and structure.in_spec.num_leaves == len(specs):
+            leaves = [to_tensor(inputs[spec.name]) for spec in structure.inputs]
+            return tuple(pytree.tree_unflatten(leaves, structure.in_spec)[0])
+    by_name = {spec.name: to_tensor(inputs[spec.name]) for spec in specs}
+    try:
+        return inspect.signature(module.forward).bind(**by_name).args
+    except TypeError as error:
+        raise VerifyError(
+            "BNF-V032",
+            f"forward{inspect.signature(module.forward)} does not take the inputs {', '.join(by_name)}",
+            where=type(module).__name__,
+            fix="give a FoldResult for nested inputs; name an artifact's inputs like forward's parameters",
+        ) from error
+
+
+def specs_of(example: tuple[Any, ...], module: nn.Module) -> tuple[TensorSpec, ...]:
+    """The tensors among a module's own arguments, under the names that capture gives them."""
+    from bnfold.capture import _input_name
+
+    paths = pytree.tree_flatten_with_path((example, {}))[0]
+    signature = inspect.signature(module.forward)
+    return tuple(
+        TensorSpec(_input_name(path, signature), tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
+        for path, leaf in paths
+        if isinstance(leaf, torch.Tensor)
+    )

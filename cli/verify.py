@@ -1,0 +1,54 @@
+"""``bnfold verify``: does the candidate compute what the reference computes?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bnfold.errors import UsageError
+from bnfold.report.conversion import render_verification
+
+from . import network
+from .command import CommandParser, Context, Outcome
+from .kinds import is_artifact
+
+
+def configure(parser: CommandParser) -> None:
+    """The options."""
+    parser.add_argument("reference", metavar="REFERENCE", help="a checkpoint (with --model) or an artifact")
+    parser.add_argument("candidate", metavar="CANDIDATE", help="a checkpoint (with --model) or an artifact")
+    parser.option("--samples", required=True, metavar="DIR|FILE", help="frames to compare on")
+    network.add_options(parser, required=False)
+
+
+def run(options: argparse.Namespace, context: Context) -> Outcome:
+    """Open both, compare, report."""
+    sides = [_open(path, options, context) for path in (options.reference, options.candidate)]
+
+    context.progress("comparing")
+    import bnfold
+
+    parity = [row.to_json() for row in bnfold.verify(*sides, options.samples)]
+    passed = bool(parity) and all(row["passed"] for row in parity)
+    document: dict[str, Any] = {"schema": 1, "passed": passed, "parity": parity, "findings": []}
+    return Outcome(passed, document, lambda style: render_verification(document, style))
+
+
+def _open(path: str, options: argparse.Namespace, context: Context) -> Any:
+    """An artifact's path, or a checkpoint's module.
+
+    Raises:
+        UsageError: BNF-U018 for a checkpoint without ``--model``.
+    """
+    if is_artifact(path):
+        return path
+    if options.model is None:
+        raise UsageError(
+            "BNF-U018",
+            "a checkpoint is only weights: it needs its network",
+            where=path,
+            fix="--model FILE.py:NAME",
+        )
+    context.progress(f"reading {Path(path).name}")
+    return network.load(path, options).module

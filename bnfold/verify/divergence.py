@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from bnfold import graph as g
-from bnfold.capture import Captured, _user_line
+from bnfold.capture import Captured
+from bnfold.capture.failures import user_line
 from bnfold.verify import parity
 from bnfold.verify.candidates import to_tensor
 
@@ -137,7 +138,7 @@ def first_divergence(
     return Divergence(
         g.layer_name(lost),
         g.operator_name(lost),
-        _user_line(lost.meta.get("stack_trace") or ""),
+        user_line(lost.meta.get("stack_trace") or ""),
         distance,
         allowed,
     )

@@ -202,12 +202,12 @@ def arguments(
 
 def specs_of(example: tuple[Any, ...], module: nn.Module) -> tuple[TensorSpec, ...]:
     """The tensors among a module's own arguments, under the names that capture gives them."""
-    from bnfold.capture import _input_name
+    from bnfold.capture.structure import input_name
 
     paths = pytree.tree_flatten_with_path((example, {}))[0]
     signature = inspect.signature(module.forward)
     return tuple(
-        TensorSpec(_input_name(path, signature), tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
+        TensorSpec(input_name(path, signature), tuple(leaf.shape), str(leaf.dtype).removeprefix("torch."))
         for path, leaf in paths
         if isinstance(leaf, torch.Tensor)
     )

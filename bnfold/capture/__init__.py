@@ -164,7 +164,7 @@ def _export(module: nn.Module, args: tuple[Any, ...], dynamic_batch: bool) -> to
             warnings.simplefilter("ignore")
             exported = torch.export.export(module, args, dynamic_shapes=shapes)
     except Exception as error:
-        raise explain(error) from error
+        raise explain(error, module.forward) from error
     if dynamic_batch:
         _require_symbolic_batch(exported)
     return exported

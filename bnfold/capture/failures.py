@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from bnfold.errors import CaptureError
 
@@ -24,10 +26,10 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-def explain(error: Exception) -> CaptureError:
-    """The failure of torch.export in the user's terms."""
+def explain(error: Exception, forward: Callable[..., Any]) -> CaptureError:
+    """The failure of torch.export in the user's terms, at the line of ``error``, or else of ``forward``."""
     text = str(error)
-    where = user_line(text) or user_line_of(error) or "forward"
+    where = user_line(text) or user_line_of(error) or _definition(forward)
     kind = type(error).__name__
     if "DataDependent" in kind or "data-dependent" in text or "Dynamic control flow" in text:
         return CaptureError(
@@ -56,6 +58,11 @@ def explain(error: Exception) -> CaptureError:
         where=where,
         fix="the whole message is shown with --traceback",
     )
+
+
+def _definition(forward: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}  in forward" if code is not None else "forward"
 
 
 def first_line(text: str) -> str:

@@ -34,7 +34,7 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
             BNF-P014 any other refusal of the operating system. The old content of ``path`` is untouched.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         _write(target, temporary, data)
     except OSError as error:
@@ -63,8 +63,9 @@ def ensure_folder(path: str | os.PathLike[str]) -> None:
 def _write(target: Path, temporary: Path, data: bytes) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
+        descriptor = os.open(temporary, flags, 0o666)
         try:
             with suppress(FileNotFoundError):
                 # Path.chmod, not os.fchmod: Windows has no fchmod before Python 3.13

@@ -193,8 +193,10 @@ def _split_tflite(data: bytes, where: str) -> tuple[bytes, bytes | None]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
             start = min((member.header_offset for member in members), default=len(data))
-            if any(member.file_size > _MAX_DOCUMENT for member in members):
-                raise zipfile.BadZipFile("a member claims to be larger than any manifest")
+            if start <= root:
+                raise zipfile.BadZipFile(f"it starts at byte {start}, inside the model")
+            if sum(member.file_size for member in members) > _MAX_DOCUMENT:
+                raise zipfile.BadZipFile("its members claim to be larger than any manifest")
             if (damaged := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{damaged} fails its CRC-32 check")
             text = archive.read(MEMBER) if MEMBER in archive.namelist() else None

@@ -5,6 +5,7 @@ Entries that are not named here may be there too: they are kept, and ignored.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ COLORS = ("gray", "rgb", "bgr")
 RESIZES = ("stretch", "crop", "letterbox")
 ROLES = ("clean", "monitor")
 
+_MAX_NUMBER = sys.float_info.max  # JSON's integers have no limit
 _MAX_ELEMENTS = 2**40  # a bound on what a damaged shape can claim
 
 
@@ -141,6 +143,8 @@ class _Check:
     def _number(self, value: object, path: str) -> None:
         if type(value) not in (int, float):
             self._fail(path, "is missing" if value is None else f"is {value!r}, not a number")
+        if not -_MAX_NUMBER <= value <= _MAX_NUMBER:  # type: ignore[operator]
+            self._fail(path, "is too large for a number")
 
     def _one_of(self, entry: dict[str, Any], key: str, allowed: tuple[str, ...], path: str) -> str:
         value = entry.get(key)

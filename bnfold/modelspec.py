@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
-from bnfold.wording import clip, clip_path, close, first_line
+from bnfold.wording import clip, clip_path, close, count, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -127,7 +127,7 @@ def _from_file(path: Path) -> ModuleType:
         with _importable(source.parent):
             found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise _import_failed(clip_path(path.name), error, source) from error
     return module
 
@@ -204,20 +204,21 @@ def _source(target: object) -> Path | None:
 def _no_such_name(spec: str, inside: object, part: str) -> UsageError:
     from torch import nn
 
+    members: dict[str, Any] = getattr(inside, "__dict__", {})
     models = [
         name
-        for name, value in vars(inside).items()
-        if inspect.isclass(value)
-        and issubclass(value, nn.Module)
-        and value.__module__ == vars(inside).get("__name__")
+        for name, value in members.items()
+        if not name.startswith("_")
+        and ((inspect.isclass(value) and issubclass(value, nn.Module)) or inspect.isfunction(value))
+        and value.__module__ == members.get("__name__")
     ]
-    public = [name for name in vars(inside) if not name.startswith("_")]
+    public = [name for name in members if not name.startswith("_")]
     near = close(part, public) or models[:5]
     head = spec.rpartition(":")[0]
     return UsageError(
         "BNF-U044",
         f"{clip_path(head)} has no {clip(part)}",
-        where=f"its modules: {', '.join(models[:5])}" if models else f"it has {len(public)} public names",
+        where=f"it has {', '.join(models[:5])}" if models else f"it has {count(len(public), 'public name')}",
         fix=f"--model {clip_path(head)}:{near[0]}" if near else _FORMS,
     )
 

@@ -112,7 +112,7 @@ def _draw(generator: np.random.Generator, spec: TensorSpec, example: Array) -> A
     if dtype.kind == "b":
         return generator.integers(0, 2, shape).astype(bool)
     if dtype.kind in "iu":
-        low, high = int(values.min(initial=0)), int(values.max(initial=0))
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
         return generator.integers(low, high, shape, dtype=np.int64, endpoint=True).astype(dtype)
     if dtype.kind == "c":
         real, imaginary = generator.standard_normal((2, *shape))

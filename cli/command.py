@@ -142,7 +142,7 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             UsageError: BNF-U001.
         """
-        known, extra = self.parse_known_args(self._joined(arguments))
+        known, extra = self.parse_known_intermixed_args(self._joined(arguments))
         for word in extra:
             if word.startswith("-"):
                 self._unknown_option(word.partition("=")[0])

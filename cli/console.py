@@ -28,11 +28,14 @@ def stdout_kept_clean() -> Iterator[TextIO]:
     try:
         with _fresh_descriptor(2) as elsewhere:
             os.dup2(elsewhere, number)
-        with (
-            os.fdopen(os.dup(saved), "w", encoding=real.encoding, errors="backslashreplace") as clean,
-            redirect_stdout(sys.stderr),
-        ):
-            yield clean
+        clean = os.fdopen(os.dup(saved), "w", encoding=real.encoding, errors="backslashreplace")
+        try:
+            with redirect_stdout(sys.stderr):
+                yield clean
+        finally:
+            # `write` flushes and reports; what it could not write would fail here a second time
+            with suppress(OSError):
+                clean.close()
     finally:
         os.dup2(saved, number)
         os.close(saved)

@@ -84,13 +84,8 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Load, convert, report."""
     if options.monitor:
         raise UsageError("BNF-U004", "--monitor is not built yet in this version", fix="leave --monitor out")
-    name = _name(options)
     normalisation = preparation.normalisation(options, options.input)
     labels = preparation.labels(options.labels)
-    if options.samples is not None and not Path(options.samples).exists():
-        raise UsageError(
-            "BNF-U015", "no such file or folder", where=f"--samples {options.samples}", fix="check the path"
-        )
 
     context.progress("starting torch")
     import bnfold
@@ -105,7 +100,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         examples,
         to=options.to,
         output=options.output,
-        name=name,
+        name=options.name if options.name is not None else Path(options.checkpoint).stem,
         samples=options.samples,
         normalisation=normalisation,
         labels=labels,
@@ -119,28 +114,16 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     )
     document: dict[str, Any] = dict(result.to_json())
     document["findings"] = [*document["findings"], *(note.to_json() for note in loaded.notes)]
-    return Outcome(result.passed, document, lambda style: render_conversion(document, style))
-
-
-def _name(options: argparse.Namespace) -> str:
-    """The files' name.
-
-    Raises:
-        UsageError: BNF-U016 when it is no plain file name.
-    """
-    name = options.name if options.name is not None else Path(options.checkpoint).stem
-    if not name or name in (".", "..") or any(c in name for c in "/\\\0") or not name.isprintable():
-        raise UsageError(
-            "BNF-U016", f"{name!r} is no name for a file", where="--name", fix="the folder goes into -o DIR"
-        )
-    return str(name)
+    return Outcome(
+        result.passed, document, lambda style: render_conversion(document, style), result.exit_status
+    )
 
 
 def _check_rules(skipped: list[str]) -> None:
     """Refuse the name of a rule that there is not.
 
     Raises:
-        UsageError: BNF-U017.
+        UsageError: BNF-U025.
     """
     if not skipped:
         return
@@ -150,4 +133,4 @@ def _check_rules(skipped: list[str]) -> None:
     for name in skipped:
         if name not in known:
             fix = did_you_mean(name, known) or "bnfold rules lists them"
-            raise UsageError("BNF-U017", f"there is no rule {name!r}", where="--skip", fix=fix)
+            raise UsageError("BNF-U025", f"there is no rule {name!r}", where="--skip", fix=fix)

@@ -26,7 +26,7 @@ _EXTRA = {
 def as_bnfold_error(exception: BaseException, command: str) -> BnfoldError:
     """The error that the user is told about.
 
-    Codes given here: BNF-U130 interrupted, BNF-U014 the model's code ended the program, BNF-P001 a
+    Codes given here: BNF-U130 interrupted, BNF-U014 the model's code ended the program, BNF-P030 a
     package is missing, BNF-P090 the operating system refused, BNF-P091 out of memory, BNF-X000 a bug.
     """
     match exception:
@@ -44,7 +44,7 @@ def as_bnfold_error(exception: BaseException, command: str) -> BnfoldError:
         case ModuleNotFoundError() if (exception.name or "").partition(".")[0] in _EXTRA:
             package = (exception.name or "").partition(".")[0]
             return PlatformError(
-                "BNF-P001",
+                "BNF-P030",
                 f"{command} needs {package}, which is not installed",
                 fix=f"pip install 'bnfold[{_EXTRA[package]}]'   (bnfold doctor shows what is there)",
             )

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn, TextIO
 
 from bnfold._version import __version__
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     with console.stdout_kept_clean() as stdout:
         return _Invocation(list(arguments)).run(stdout)
 
@@ -164,7 +165,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
 def _asks_for_json(arguments: Sequence[str]) -> bool:
     """The last word on ``--format``, found without a parser."""
     said = "text"
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if word == "--format":
             said = following
         elif word.startswith("--format="):

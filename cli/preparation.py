@@ -20,12 +20,19 @@ def add_options(parser: CommandParser) -> None:
     """``--mean``, ``--std``, ``--scale``, ``--color``, ``--resize`` and ``--labels``."""
     group = parser.add_argument_group(
         "frames",
-        "How the device prepares an image: (pixel * scale - mean) / std. Without any of these options the\n"
-        "artifact takes no images, only arrays that are prepared already.",
+        "How the device prepares an image: (pixel * scale - mean) / std. Without any of\n"
+        "these options the artifact takes no images, only arrays that are prepared.",
     )
-    numbers = {"group": group, "metavar": "NUMBERS"}
-    parser.option("--mean", type=values.numbers, help="one, or one per channel: 0.485,0.456,0.406", **numbers)
-    parser.option("--std", type=values.positives, help="one, or one per channel", **numbers)
+    parser.option(
+        "--mean",
+        group=group,
+        type=values.numbers,
+        metavar="NUMBERS",
+        help="one, or one per channel: 0.485,0.456,0.406",
+    )
+    parser.option(
+        "--std", group=group, type=values.positives, metavar="NUMBERS", help="one, or one per channel"
+    )
     parser.option(
         "--scale",
         group=group,
@@ -82,7 +89,7 @@ def normalisation(options: argparse.Namespace, specs: Sequence[InputSpec]) -> di
     if options.scale is None and max(map(abs, mean)) > 1:
         raise UsageError(
             "BNF-U012",
-            f"--mean {max(mean, key=abs):g} is beyond the pixels' range, 0 to 1 after the default scale 1/255",
+            f"--mean {max(mean, key=abs):g} is beyond the pixels, which the default scale puts into 0 to 1",
             where="--mean",
             fix="--scale 1   where mean and std are about pixels from 0 to 255",
         )

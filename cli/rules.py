@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 from typing import Any
 
 from bnfold.errors import UsageError
 from bnfold.report import Style
-from bnfold.report.table import table
+from bnfold.report.table import paragraph, table
 
 from .command import CommandParser, Context, Outcome, did_you_mean
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         )
     if options.name not in rules:
         fix = did_you_mean(options.name, rules) or "bnfold rules lists them"
-        raise UsageError("BNF-U017", f"there is no rule {options.name!r}", fix=fix)
+        raise UsageError("BNF-U025", f"there is no rule {options.name!r}", fix=fix)
     rule = rules[options.name]
     text = inspect.getdoc(inspect.getmodule(type(rule))) or ""
     document = {
@@ -39,7 +40,20 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "passed": True,
         "rules": [{"name": rule.name, "algebra": rule.algebra, "text": text}],
     }
-    return Outcome(True, document, lambda style: style.plain(f"{style.paint(rule.name, 'bold')}\n\n{text}\n"))
+
+    def render(style: Style) -> str:
+        return f"{style.paint(rule.name, 'bold')}\n\n{_wrapped(text, style)}\n"
+
+    return Outcome(True, document, render)
+
+
+def _wrapped(text: str, style: Style) -> str:
+    """The docstring in the reader's width; indented parts are formulas and tables, and keep their lines."""
+    parts = re.split(r"\n\s*\n", text)
+    formula = re.compile(r"^\s", re.MULTILINE)
+    return "\n\n".join(
+        style.plain(part) if formula.search(part) else paragraph(part, style) for part in parts
+    )
 
 
 def _list(rules: list[dict[str, Any]], style: Style) -> str:

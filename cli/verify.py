@@ -19,20 +19,25 @@ def configure(parser: CommandParser) -> None:
     parser.add_argument("reference", metavar="REFERENCE", help="a checkpoint (with --model) or an artifact")
     parser.add_argument("candidate", metavar="CANDIDATE", help="a checkpoint (with --model) or an artifact")
     parser.option("--samples", required=True, metavar="DIR|FILE", help="frames to compare on")
+    parser.option(
+        "--metric",
+        metavar="FILE.py:NAME",
+        help="metric(outputs, labels) instead of top-1; imports and runs that file",
+    )
     network.add_options(parser, required=False)
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open both, compare, report."""
-    sides = [_open(path, options, context) for path in (options.reference, options.candidate)]
+    reference, candidate = (_open(path, options, context) for path in (options.reference, options.candidate))
 
-    context.progress("comparing")
-    import bnfold
+    context.progress("starting torch")
+    from bnfold.verify import compare, load_metric
 
-    parity = [row.to_json() for row in bnfold.verify(*sides, options.samples)]
-    passed = bool(parity) and all(row["passed"] for row in parity)
-    document: dict[str, Any] = {"schema": 1, "passed": passed, "parity": parity, "findings": []}
-    return Outcome(passed, document, lambda style: render_verification(document, style))
+    metric = load_metric(options.metric) if options.metric is not None else None
+    comparison = compare(reference, candidate, options.samples, metric=metric, progress=context.progress)
+    document = comparison.to_json()
+    return Outcome(comparison.passed, document, lambda style: render_verification(document, style))
 
 
 def _open(path: str, options: argparse.Namespace, context: Context) -> Any:

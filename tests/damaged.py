@@ -1,14 +1,21 @@
-"""200 damaged inputs from one good checkpoint: what copying, downloading, training and malice make of it.
+"""Damaged inputs from one good checkpoint: what copying, downloading, training and malice make of it.
 
-``make_all`` writes them; the same seed gives the same bytes. Each says what must become of it: ``error``
-(refused while it is loaded, exit status 2) or ``finding`` (it loads, and the check of its values stops the
-conversion, exit status 1). The hostile ones would create the file `sentinel`.
+``make_all`` writes them; the same seed gives the same bytes (but for the storage addresses in torch's old
+format, and the sentinel's path). Each says in `outcome` what must become of it:
+
+- ``error``: refused while it is loaded. `load` raises CheckpointError, and every command that is given
+  the file and its model exits with status 2.
+- ``finding``: the file is intact and loads, but its values cannot be deployed. `load` passes; what checks
+  the values (``audit``, ``convert``) exits with status 1, or 2, and writes no artifact.
+
+The hostile ones create the file `sentinel` if anything of them is run: it must not exist afterwards.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import pickle
 import random
 import struct
@@ -270,7 +277,7 @@ def unusable_values(state: State) -> Iterator[Item]:
     ]
     for buffer, value in cases:
         broken = state[norm + buffer].clone()
-        broken[0] = values[value]
+        broken[-1] = values[value]
         yield f"{buffer}_{value}.safetensors", save(state | {norm + buffer: broken}), "finding"
         yield f"{buffer}_{value}.pt", torch_bytes(state | {norm + buffer: broken}), "finding"
     broken = state[weight].clone()
@@ -285,7 +292,8 @@ def _flipped_payload(state: State, key: str) -> Iterator[Item]:
     """Flipped bits in the payload of a safetensors file, where they can be seen in the value."""
     good = save(state)
     length = int.from_bytes(good[:8], "little")
-    start = 8 + length + json.loads(good[8 : 8 + length])[key]["data_offsets"][0]
+    channel = int(state[key].argmax())  # a variance of 0 has no sign that matters
+    start = 8 + length + json.loads(good[8 : 8 + length])[key]["data_offsets"][0] + 4 * channel
     for name, last in (("sign", good[start + 3] | 0x80), ("exponent", 0x7F)):
         flipped = bytearray(good)
         flipped[start + 3] = last
@@ -335,9 +343,21 @@ def broken_archives(archive: bytes) -> Iterator[Item]:
     entry = archive.rindex(b"PK\x01\x02", 0, archive.rindex(b"PK\x05\x06"))
     lying[entry + 24 : entry + 28] = struct.pack("<I", 0xFFFFFF00)
     yield "bomb_declared.pt", bytes(lying), "error"
+    # torch's reader takes a member flagged as a folder for empty, and leaves its tensor uninitialised
+    folder = bytearray(archive)
+    folder[entry_of(archive, largest) + 38] |= 0x10
+    yield "folder_flag.pt", bytes(folder), "error"
+    stored = bytearray(archive)
+    stored[entry_of(archive, largest) + 20 : entry_of(archive, largest) + 24] = bytes(4)
+    yield "stored_size_0.pt", bytes(stored), "error"
     encrypted = bytearray(archive)
     encrypted[archive.index(b"PK\x01\x02") + 8] |= 1
     yield "encrypted.pt", bytes(encrypted), "error"
+
+
+def entry_of(archive: bytes, member: str) -> int:
+    """Where the member's entry in the central directory begins."""
+    return archive.rindex(b"PK\x01\x02", 0, archive.rindex(member.encode()))
 
 
 class _Calls:
@@ -353,7 +373,6 @@ class _Calls:
 def hostile(state: State, sentinel: Path) -> Iterator[Item]:
     import builtins
     import os
-    import runpy
     import shutil
     import subprocess
 
@@ -366,10 +385,9 @@ def hostile(state: State, sentinel: Path) -> Iterator[Item]:
         "popen": _Calls(subprocess.Popen, ["touch", str(sentinel)]),
         "mkdir": _Calls(os.mkdir, str(sentinel)),
         "copy": _Calls(shutil.copy, __file__, str(sentinel)),
-        "runpy": _Calls(runpy.run_path, str(sentinel)),
-        "getattr": _Calls(getattr, "x", "upper"),
+        "touch": _Calls(Path.touch, sentinel),
+        "log": _Calls(logging.FileHandler, str(sentinel)),
         "torch_save": _Calls(torch.save, {"a": 1}, str(sentinel)),
-        "torch_load": _Calls(torch.load, str(sentinel), None, None),
     }
     weight = next(iter(state))
     for name, bad in calls.items():

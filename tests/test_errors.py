@@ -11,9 +11,7 @@ KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and is
 
 
 def test_an_error_says_what_where_and_what_to_do() -> None:
-    error = CheckpointError(
-        "BNF-L010", "12 keys missing", where="checkpoint", fix="--strip-prefix m."
-    )
+    error = CheckpointError("BNF-L010", "12 keys missing", where="checkpoint", fix="--strip-prefix m.")
     assert str(error).splitlines() == [
         "[BNF-L010] 12 keys missing",
         "  where  checkpoint",

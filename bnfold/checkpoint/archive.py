@@ -6,7 +6,10 @@ every member is streamed once, in pieces, against its CRC.
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from bnfold.errors import CheckpointError
@@ -16,6 +19,20 @@ _PIECE = 1 << 20
 # torch.save stores members uncompressed, so they never add up to more than the file
 _MOST_GROWTH = 4
 _SLACK = 1 << 20
+# what torch's reader understands
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_FOLDER_FLAG = 0x10
+# whatever zipfile and the decompressors raise over bytes that are not what they should be
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    NotImplementedError,
+    EOFError,
+    OSError,
+)
 
 
 def check(path: Path) -> bool:
@@ -33,11 +50,12 @@ def check(path: Path) -> bool:
             members = archive.infolist()
             _identify(path, [member.filename for member in members])
             _check_sizes(path, members)
+            _check_directory(members)
             if all(member.CRC == 0 for member in members):
                 return False
             for member in members:
                 _check_crc(path, archive, member)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
             "BNF-L022",
             f"{name} is a truncated or damaged zip archive",
@@ -80,6 +98,24 @@ def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
             where=f"member {clip(largest.filename, 40)}: {largest.file_size:,} bytes",
             fix="torch.save does not compress: do not use this file",
         )
+
+
+def _check_directory(members: list[zipfile.ZipInfo]) -> None:
+    """Raises BadZipFile where torch's reader would see another content than the one whose CRC is checked.
+
+    It takes a member that is flagged as a folder, or whose stored size is 0, for empty: it reports success
+    and leaves the tensor's memory as it found it.
+    """
+    for member in members:
+        name = clip(member.filename, 40)
+        if member.external_attr & _FOLDER_FLAG and member.file_size:
+            raise zipfile.BadZipFile(f"{name} is flagged as a folder and has {member.file_size:,} bytes")
+        if member.compress_type not in _METHODS:
+            raise zipfile.BadZipFile(f"{name}: compression method {member.compress_type}")
+        if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
+            raise zipfile.BadZipFile(
+                f"{name} is stored in {member.compress_size:,} bytes and has {member.file_size:,}"
+            )
     names = [member.filename for member in members]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)

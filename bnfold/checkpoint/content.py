@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from bnfold.errors import CheckpointError
-from bnfold.wording import clip, clip_path, close
+from bnfold.wording import clip, clip_path, close, count
 
 Container = Literal["safetensors", "zip", "legacy", "pickle"]
 
@@ -18,8 +18,10 @@ _HEAD = 4096
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 _LFS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/")
 _PAGE = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml", b"<script", b"<!--")
-# torch.save before 1.6 begins with this number as a pickle of its own, after the two bytes of PROTO
-_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# torch.save before 1.6 begins with this number as a pickle of its own: in binary, or in protocols 0 and 1
+# as text
+_LEGACY_MAGIC = (b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", b"L119547037146038801333356L\n.")
+_LEGACY_ROOM = 40
 _PICKLE = re.compile(rb"\x80[\x01-\x05]")
 
 # offset, first bytes, what it is, what to do about it
@@ -115,16 +117,27 @@ def _recognise(path: Path, head: bytes, size: int) -> Container:
         return "zip"
     if head[8:9] == b"{" and (b'"' in head[9:64] or head[9:10] == b"}"):
         return "safetensors"
-    if head[2:].startswith(_LEGACY_MAGIC):
+    if any(magic in head[:_LEGACY_ROOM] for magic in _LEGACY_MAGIC):
         return "legacy"
     if _PICKLE.match(head):
         return "pickle"
-    if path.suffix == ".safetensors" and _as_text(head) is None:
+    other = _something_else(path, head, size)
+    if other:
+        raise other
+    words = _as_text(head)
+    if path.suffix == ".safetensors" and words is None:
         return "safetensors"  # damaged beyond recognition: its own reader says how
-    raise _refusal(path, head, size)
+    shown = head[:12].hex(" ") if words is None else f'"{clip(words, 40)}"'
+    raise CheckpointError(
+        "BNF-L008",
+        f"{clip_path(path.name)} is neither safetensors nor a file of torch.save",
+        where=f"{count(size, 'byte')}, beginning with {shown}",
+        fix="give a .safetensors file or torch.save(m.state_dict(), ...); if it was one, copy it again",
+    )
 
 
-def _refusal(path: Path, head: bytes, size: int) -> CheckpointError:
+def _something_else(path: Path, head: bytes, size: int) -> CheckpointError | None:
+    """The refusal of a file whose kind is known and is no checkpoint."""
     name = clip_path(path.name)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(_LFS):
@@ -156,14 +169,7 @@ def _refusal(path: Path, head: bytes, size: int) -> CheckpointError:
             return CheckpointError(
                 "BNF-L008", f"{name} is {what}, not a checkpoint", where=clip_path(path), fix=fix
             )
-    words = _as_text(head)
-    shown = head[:12].hex(" ") if words is None else f'"{clip(words, 40)}"'
-    return CheckpointError(
-        "BNF-L008",
-        f"{name} is neither safetensors nor a file of torch.save",
-        where=f"{size:,} bytes, beginning with {shown}",
-        fix="give a .safetensors file or torch.save(m.state_dict(), ...); if it was one, copy it again",
-    )
+    return None
 
 
 def _as_text(head: bytes) -> str | None:

@@ -60,6 +60,9 @@ def fit(entries: dict[str, Tensor], module: nn.Module, *, file: str, strip_prefi
         notes.append(_counter_note(file, counters, idle))
     if stored_once:
         notes.append(_tied_note(stored_once, tied))
+        source = {key: next(other for other in tied[key] if other in entries) for key in stored_once}
+        # under both names: what load_state_dict copies last decides
+        entries = {**entries, **{key: entries[other] for key, other in source.items()}}
     used = {key: entries[key] for key in own if key in entries}
     _check_layouts(used, own, file)
     _check_shapes(used, own, file)
@@ -70,8 +73,15 @@ def fit(entries: dict[str, Tensor], module: nn.Module, *, file: str, strip_prefi
     )
 
 
-def fill(module: nn.Module, entries: dict[str, Tensor], *, file: str) -> None:
+def fill(module: nn.Module, entries: dict[str, Tensor], *, file: str, restore: bool = True) -> None:
     """Copies the entries into the module; if the module refuses, it is left as it was.
+
+    Args:
+        module: the model to fill.
+        entries: tensors that fit it, as `fit` plans them.
+        file: the checkpoint's name, for messages.
+        restore: keep a copy of the module's values, to put back if it refuses; needless for a module that
+            nobody else holds.
 
     Raises:
         CheckpointError: L039, the module's own loading code (a hook, an override) failed.
@@ -82,9 +92,9 @@ def fill(module: nn.Module, entries: dict[str, Tensor], *, file: str) -> None:
     before = {
         key: value.detach().clone()
         for key, value in current.items()
-        if _is_tensor(value) and not torch.nn.parameter.is_lazy(value)
+        if restore and _is_tensor(value) and not torch.nn.parameter.is_lazy(value)
     }
-    absent = {key: before.get(key, value) for key, value in current.items() if key not in entries}
+    absent = {key: value for key, value in current.items() if key not in entries}
     try:
         module.load_state_dict({**absent, **entries}, strict=True)
     except Exception as error:  # hooks and overrides are the user's code
@@ -96,7 +106,7 @@ def fill(module: nn.Module, entries: dict[str, Tensor], *, file: str) -> None:
             "BNF-L039",
             f"the model's own loading code rejects {clip(file)}, though keys, shapes and dtypes fit",
             where=first_line(error, 150),
-            fix="look at its _load_from_state_dict, load_state_dict and hooks; the model was left as it was",
+            fix="look at its _load_from_state_dict, load_state_dict and hooks: they are the model's own code",
         ) from error
 
 
@@ -181,18 +191,21 @@ def _check_dtypes(entries: dict[str, Tensor], own: dict[str, Tensor], file: str)
                 where=f"{count(_kinds_differ(entries, own), 'tensor')} with a dtype of another kind",
                 fix="save the weights as float32; a quantized or integer checkpoint: dequantize it first",
             )
-        if torch.promote_types(have, want) == want:
+        if _contains(want, have):
             widened.append(key)
             continue
         rounded.append(key)
-        finite = torch.isfinite(value.float() if value.element_size() == 1 else value)
-        lost = int((finite & ~torch.isfinite(value.to(want))).sum())
+        finite = _is_finite(value)
+        # float8 ends at its largest value where others go to infinity
+        beyond = value.double().abs() > torch.finfo(want).max * (1 + torch.finfo(want).eps)
+        lost = int((finite & (beyond | ~_is_finite(value.to(want)))).sum())
         if lost:
+            largest = float(value.double()[finite].abs().max())
             raise CheckpointError(
                 "BNF-L019",
-                f'{count(lost, "value")} of "{clip(key)}" would overflow to infinity as {_short(want)}',
-                where=f"{_short(have)} in {clip(file, 60)}; the largest magnitude is "
-                f"{float(value[finite].abs().max()):.3g}, {_short(want)} ends at {torch.finfo(want).max:.3g}",
+                f'{count(lost, "value")} of "{clip(key)}" would overflow as {_short(want)}',
+                where=f"{_short(have)} in {clip(file, 60)}; the largest magnitude is {largest:.3g}, "
+                f"{_short(want)} ends at {torch.finfo(want).max:.3g}",
                 fix=f"make the model in {_short(have)}, or repair the checkpoint",
             )
     return [
@@ -216,6 +229,20 @@ def _cast_note(
             {"tensors": len(names), "casts": pairs},
         )
     ]
+
+
+def _contains(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether every value of the one floating-point dtype is a value of the other."""
+    import torch
+
+    w, n = torch.finfo(wide), torch.finfo(narrow)
+    return w.max >= n.max and w.eps <= n.eps and w.smallest_normal <= n.smallest_normal
+
+
+def _is_finite(value: Tensor) -> Tensor:
+    import torch
+
+    return torch.isfinite(value.float() if value.element_size() == 1 else value)  # float8 has no isfinite
 
 
 def _is_integer(dtype: torch.dtype) -> bool:
@@ -255,7 +282,8 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 def _counter_note(file: str, missing: list[str], idle: list[str]) -> Finding:
     names = missing or idle
-    what = "are not in" if missing else "are only in"
+    verb = "is" if len(names) == 1 else "are"
+    what = f"{verb} not in" if missing else f"{verb} only in"
     return Finding(
         "BNF-L104",
         "info",

@@ -75,12 +75,12 @@ def mismatch(
     prefixes = _prefixes(have, want)
     if prefixes:
         first = next(key for key in want if prefixes[0] + key in have)
-        others = f" (or {', '.join(prefixes[1:3])})" if len(prefixes) > 1 else ""
+        others = f" (or {clip(', '.join(prefixes[1:3]))})" if len(prefixes) > 1 else ""
         return CheckpointError(
             "BNF-L010",
             f"{what}; they differ by one prefix",
             where=f'checkpoint "{clip(prefixes[0] + first, 60)}", model "{clip(first, 60)}"',
-            fix=f"--strip-prefix {prefixes[0]}{clip(others)}",
+            fix=f"--strip-prefix {prefixes[0]}{others}",
         )
     outer = _prefixes(want, have)
     if outer:
@@ -103,19 +103,22 @@ def mismatch(
                 fix=f'save again with {{k.replace("{segment}.", ""): v for k, v in sd.items()}}',
             )
     parts = []
+    common = len(set(have) & set(want))
+    shares = f"shares {common:,} of" if common else "shares none of"
+    fix = "make the model as in training: --model and --model-args" if common else "is it the right --model?"
+    partial = _best_prefix(have, want)
+    if partial:
+        prefix, fitting = partial
+        fix = f"--strip-prefix {clip(prefix, 40)} makes {fitting:,} keys fit; the rest needs another --model"
     if missing:
         parts.append(f"missing {some(missing, limit=2)}")
     if unexpected:
         parts.append(f"unexpected {some(unexpected, limit=2)}")
-    common = len(set(have) & set(want))
     return CheckpointError(
         "BNF-L011",
-        f"{what}: {clip(file, 40)} {f'shares {common:,} of' if common else 'shares none of'} "
-        f"the model's {count(len(want), 'key')}",
+        f"{what}: {clip(file, 40)} {shares} the model's {count(len(want), 'key')}",
         where="; ".join(parts),
-        fix="make the model as in training: --model and --model-args"
-        if common
-        else "is it the right --model?",
+        fix=fix,
     )
 
 
@@ -128,6 +131,25 @@ def _prefixes(long: list[str], short: list[str]) -> list[str]:
     candidates = sorted({key.removesuffix(probe) for key in long if key.endswith("." + probe)}, key=len)
     there = set(long)
     return [prefix for prefix in candidates if all(prefix + key in there for key in needed)]
+
+
+def _best_prefix(have: list[str], want: list[str]) -> tuple[str, int] | None:
+    """The prefix of at most three names without which most keys fit, and how many; at least half must."""
+    there = set(want)
+    candidates = {
+        "".join(f"{part}." for part in parts[:depth])
+        for key in have
+        if (parts := key.split(".")[:-1])
+        for depth in range(1, min(len(parts), 3) + 1)
+    }
+    fitting = {
+        prefix: sum(key.startswith(prefix) and key.removeprefix(prefix) in there for key in have)
+        for prefix in candidates
+    }
+    best = min(fitting, key=lambda prefix: (-fitting[prefix], len(prefix), prefix), default=None)
+    if best is None or 2 * fitting[best] < len(want) or fitting[best] <= len(there.intersection(have)):
+        return None
+    return best, fitting[best]
 
 
 def _without(key: str, segment: str) -> str:

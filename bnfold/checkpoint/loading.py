@@ -148,7 +148,7 @@ def load_with_notes(
     used = next(name for name, tensors in checkpoint.state_dicts.items() if tensors is entries)
     module = build(model, model_args)
     plan = fit(entries, module, file=checkpoint.path.name, strip_prefix=strip_prefix)
-    fill(module, plan.entries, file=checkpoint.path.name)
+    fill(module, plan.entries, file=checkpoint.path.name, restore=module is model)
     beside = others_note(checkpoint, used)
     notes = [*checkpoint.notes, *([beside] if beside else []), *plan.notes]
     return Loaded(module.eval(), checkpoint, used, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickletools
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 from bnfold.checkpoint.content import Container
@@ -29,7 +30,12 @@ _PROGRAMS = frozenset(
 _CODE = frozenset(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__")) | {
     "io.open"
 }
-_OPERATIONS = {operation.code: operation.name for operation in pickletools.opcodes}
+# operations of protocols 0 and 1, which the safe loader does not know; a pickle of theirs has no PROTO
+_OLD_OPERATIONS = frozenset(operation.code for operation in pickletools.opcodes if operation.proto < 2)
+# protocol 0 writes the references to tensors as text (operation P), which no loader of torch reads
+_TEXT_ID = "saved_id must be a tuple"
+_PROTO = 0x80
+_READABLE = (2, 3)
 
 
 def unpickle(path: Path, container: Container, *, trust: bool) -> object:
@@ -66,11 +72,13 @@ def _explain(path: Path, container: Container, error: BaseException, *, trust: b
             fix="save the weights with torch.save(state_dict, ...) or safetensors",
         )
     operand = _OPERAND.search(message)
-    if operand and chr(int(operand[1])) in _OPERATIONS:
+    operation = chr(int(operand[1])) if operand else "P" if _TEXT_ID in message else None
+    protocol = operation and _other_protocol(path, container, operation)
+    if protocol:
         return CheckpointError(
             "BNF-L028",
-            f"{name} is in a newer pickle protocol than the safe loader reads",
-            where=f"operation {_OPERATIONS[chr(int(operand[1]))]}; torch.save writes protocol 2",
+            f"{name} is in pickle protocol {protocol}, which the safe loader does not read",
+            where="torch.save writes protocol 2 unless told otherwise",
             fix="save again without pickle_protocol=: torch.save(m.state_dict(), ...)",
         )
     if trust and isinstance(error, (ImportError, AttributeError, SystemExit)):
@@ -86,6 +94,21 @@ def _explain(path: Path, container: Container, error: BaseException, *, trust: b
         where=first_line(error, 150),
         fix="copy or download it again; a file cut short fails like this too",
     )
+
+
+def _other_protocol(path: Path, container: Container, operation: str) -> str:
+    """The pickle's protocol where it is none of those that the safe loader reads, otherwise nothing."""
+    if container == "zip":
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(name for name in archive.namelist() if name.partition("/")[2] == "data.pkl")
+            with archive.open(pickled) as member:
+                head = member.read(2)
+    else:
+        with path.open("rb") as file:
+            head = file.read(2)
+    if len(head) == 2 and head[0] == _PROTO:
+        return str(head[1]) if head[1] not in _READABLE else ""
+    return "0 or 1" if operation in _OLD_OPERATIONS else ""
 
 
 def _wanted(path: Path, container: Container, message: str) -> list[str]:

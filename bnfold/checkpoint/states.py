@@ -91,7 +91,7 @@ class Checkpoint:
         if name in self.unusable:
             raise self.unusable[name]
         if name not in self.state_dicts:
-            near = close(name, names)
+            near = [known for known in names if name in known] or close(name, names)
             raise CheckpointError(
                 "BNF-L014",
                 f'{file} has no state dict named "{clip(name, 40)}"',

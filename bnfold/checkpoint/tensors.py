@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.errors import CheckpointError
-from bnfold.wording import clip, clip_path, first_line
+from bnfold.wording import clip, clip_path, count, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +53,11 @@ def _diagnose(path: Path, error: BaseException) -> CheckpointError:
         )
     data = size - 8 - length
     if end != data:
+        verb = "is" if end - data == 1 else "are"
         what = (
-            f"is truncated: {end - data:,} bytes are missing" if end > data else "is longer than it should be"
+            f"is truncated: {count(end - data, 'byte')} {verb} missing"
+            if end > data
+            else "is longer than it should be"
         )
         return CheckpointError(
             "BNF-L020",

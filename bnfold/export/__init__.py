@@ -1,4 +1,4 @@
-"""Graphs -> model files, one module per target. Importing this package imports neither torch nor a converter."""
+"""Graphs -> model files, one module per target. This file imports neither torch nor a converter."""
 
 from __future__ import annotations
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 from torch import fx
 
 from bnfold.errors import BnfoldError, ExportError
-from bnfold.export.source import line_of, operator_name
+from bnfold.export.source import line_of, operator_name, user_line
 
 _OPERATOR = re.compile(r"\b((?:aten|prims|torchvision|higher_order)[.:]{1,2}\w+)")
 _STATEMENT = re.compile(r'File "<eval_with_key>[^"]*", line \d+, in \w+\n\s+(\w+)\s*=')
@@ -29,7 +30,7 @@ def explain(error: Exception, module: fx.GraphModule, target: str) -> BnfoldErro
         return error
     chain = _chain(error)
     text = "\n".join(chain)
-    node = _node(text, module)
+    node = _handled_node(error, module) or _node(text, module)
     operator = _operator(text, node)
     fix = "replace the operator in the model" + ("" if target == "onnx" else ", or use --to onnx")
     result: ExportError
@@ -37,14 +38,14 @@ def explain(error: Exception, module: fx.GraphModule, target: str) -> BnfoldErro
         result = ExportError(
             "BNF-E004",
             f"{operator} cannot be written as {target}: {_first_line(text)}",
-            where=(line_of(node) if node is not None else "") or operator,
+            where=(line_of(node) if node is not None else user_line(text)) or operator,
             fix=fix,
         )
     else:
         result = ExportError(
             "BNF-E005",
             f"the {target} exporter failed: {type(error).__name__}: {_first_line(text)}",
-            where=line_of(node) if node is not None else "",
+            where=line_of(node) if node is not None else user_line(text),
             fix="the whole message is shown with --traceback"
             + ("" if target == "onnx" else "; try --to onnx"),
         )
@@ -62,12 +63,38 @@ def _chain(error: BaseException | None) -> list[str]:
     return texts
 
 
+def _handled_node(error: BaseException | None, module: fx.GraphModule) -> fx.Node | None:
+    """The node of our graph that the exporter was translating when it failed.
+
+    The exporters work on copies whose operators are taken apart further, and their messages name the parts.
+    The frames that the exception came through hold the part, and torch notes what each part was made of.
+    """
+    by_name: dict[str, fx.Node] = {node.name: node for node in module.graph.nodes}
+    found: fx.Node | None = None
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            for value in frame.f_locals.values():
+                if isinstance(value, fx.Node) and value.op == "call_function":
+                    found = by_name.get(_origin(value)) or found
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _origin(part: fx.Node) -> str:
+    """Name of the node that a part was made of; of the oldest that is known."""
+    name, sources = part.name, part.meta.get("from_node") or []
+    while sources:
+        name, sources = sources[-1].name, sources[-1].from_node or []
+    return name
+
+
 def _node(text: str, module: fx.GraphModule) -> fx.Node | None:
     """The node of our graph that the message speaks of.
 
     The exporters capture the graph again, so they report the line of its generated code, or an operator.
     """
-    by_name = {node.name: node for node in module.graph.nodes}
+    nodes: list[fx.Node] = list(module.graph.nodes)
+    by_name = {node.name: node for node in nodes}
     for match in (*_STATEMENT.finditer(text), *_FX_NODE.finditer(text)):
         if match.group(1) in by_name:
             return by_name[match.group(1)]
@@ -79,7 +106,7 @@ def _node(text: str, module: fx.GraphModule) -> fx.Node | None:
             return by_name[name]
     for match in _OPERATOR.finditer(text):
         wanted = match.group(1).replace("::", ".")
-        for node in module.graph.nodes:
+        for node in nodes:
             if node.op == "call_function" and operator_name(node.target) == wanted:
                 return node
     return None

@@ -12,6 +12,7 @@ import ctypes
 import io
 import logging
 import os
+import random
 import sys
 import tempfile
 import warnings
@@ -214,3 +215,18 @@ def _redirect_warnings(stack: contextlib.ExitStack) -> None:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
     warnings.showwarning = show
+
+
+@contextlib.contextmanager
+def same_randomness() -> Iterator[None]:
+    """Leave the random generators of torch, numpy and Python as they were: the converters draw from them."""
+    import numpy as np
+    import torch
+
+    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+        torch.random.set_rng_state(torch_state)

@@ -50,8 +50,9 @@ def linear(call: Call) -> Replacement | Refusal | None:
     )
     if usual:
         return None
+    dtype = call.result.dtype
     matrices = tuple(
-        aten.upsample_linear1d.default(torch.eye(n).unsqueeze(0), [o], corners, s)[0]
+        aten.upsample_linear1d.default(torch.eye(n, dtype=dtype).unsqueeze(0), [o], corners, s)[0]
         for n, o, s in zip(size, out, scales, strict=True)
     )
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from importlib import metadata
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from bnfold.errors import ExportError
+from bnfold.errors import ExportError, InternalError
+from bnfold.export import SIZE_LIMIT
 from bnfold.signature import TensorSpec
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)(?:\n[ \t]+(.+))?')
@@ -33,10 +35,12 @@ def private_copy(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     example: tuple[torch.Tensor, ...],
+    dynamic_shapes: tuple[dict[int, Any], ...] | None = None,
 ) -> fx.GraphModule:
     """A copy of ``body`` as a graph of ATen operators. Weights are shared.
 
-    A graph is copied as it is, so that its nodes keep the user's lines; another module is captured.
+    A graph is copied as it is, so that its nodes keep the user's lines; another module is captured, with the
+    ``dynamic_shapes`` of torch.export, one per input.
 
     Raises:
         ExportError: the arguments do not fit together (BNF-E011); an output that is no tensor (BNF-E006) or
@@ -47,7 +51,8 @@ def private_copy(
     else:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns of every LSTM; nothing is lost by it
-            exported = torch.export.export(_Flat(body).eval(), example)
+            shapes = None if dynamic_shapes is None else (dynamic_shapes,)  # for _Flat's one *tensors
+            exported = torch.export.export(_Flat(body).eval(), example, dynamic_shapes=shapes)
         module = exported.module(check_guards=False)
     module = _plain(module)
     _check(module.graph, inputs, outputs, example)
@@ -70,6 +75,23 @@ def _plain(module: fx.GraphModule) -> fx.GraphModule:
         else:
             env[node] = graph.node_copy(node, lambda old: env[old])
     return fx.GraphModule(module, graph)
+
+
+def without_user_names(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy, in eval mode, whose nodes know neither the user's files nor the names of the user's classes.
+
+    The TFLite converter makes tensor names of them, which depend on how the model's code was imported. It is
+    given the paths of the modules (``layer1.0.conv2``) in their place.
+    """
+    copy = _plain(module)
+    for node in copy.graph.nodes:
+        path = module_of(node) or "network"
+        for key in ("stack_trace", "source_fn_stack", "torch_fn", "from_node"):
+            node.meta.pop(key, None)
+        if node.op == "call_function":
+            node.meta["nn_module_stack"] = {path: (path, path)}
+    copy.eval()
+    return copy
 
 
 class _Shapes(fx.Interpreter):
@@ -144,13 +166,18 @@ def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
 
 def line_of(node: fx.Node) -> str:
     """The user's file and line that made this node, and the module's path; empty where nothing is known."""
-    frames = [f for f in _FRAME.findall(str(node.meta.get("stack_trace") or "")) if not _is_library(f[0])]
-    line = ""
-    if frames:
-        path, number, function, code = frames[-1]
-        line = f"{path}:{number}" + (f"  `{code.strip()}`" if code else "") + f"  in {function}"
+    line = user_line(str(node.meta.get("stack_trace") or ""))
     module = module_of(node)
     return ", ".join(part for part in (f"module {module!r}" if module else "", line) if part)
+
+
+def user_line(trace: str) -> str:
+    """The innermost frame of a printed stack trace that is the user's own; empty if there is none."""
+    frames = [frame for frame in _FRAME.findall(trace) if not _is_library(frame[0])]
+    if not frames:
+        return ""
+    path, number, function, code = frames[-1]
+    return f"{path}:{number}" + (f"  `{code.strip()}`" if code else "") + f"  in {function}"
 
 
 def module_of(node: fx.Node) -> str:
@@ -169,3 +196,38 @@ def operator_name(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return str(target.overloadpacket)
     return str(getattr(target, "__name__", target))
+
+
+def check_size(body: nn.Module, target: str) -> None:
+    """Refuse before the work what cannot be one file.
+
+    Raises:
+        ExportError: the weights alone are larger than a file of the format can be (BNF-E002).
+    """
+    tensors = {id(tensor): tensor for tensor in (*body.parameters(), *body.buffers())}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if size > SIZE_LIMIT:
+        raise ExportError(
+            "BNF-E002",
+            f"the weights are {size:,} bytes, and one {target} file holds at most 2 GB",
+            where="the network",
+            fix="a smaller network, or one in parts",
+        )
+
+
+def require_no_batch_norm(module: fx.GraphModule) -> None:
+    """Refuse a graph that was not folded.
+
+    Raises:
+        InternalError: a BatchNorm is left in it (BNF-X042).
+    """
+    for node in module.graph.nodes:
+        if node.op == "call_function" and "batch_norm" in operator_name(node.target):
+            raise InternalError(
+                "BNF-X042", "a BatchNorm is left in the graph to export", where=line_of(node) or node.name
+            )
+
+
+def library_versions(*distributions: str) -> dict[str, str]:
+    """Installed versions, by name of the distribution."""
+    return {name: metadata.version(name) for name in distributions}

@@ -13,6 +13,8 @@ from bnfold.report.table import paragraph, table
 
 _STATUS = ("folded", "reduced", "kept", "refused")
 
+_UNPROVEN = "BNF-V008"
+
 Document = Mapping[str, Any]
 
 
@@ -20,7 +22,7 @@ def render_conversion(document: Document, style: Style) -> str:
     """The whole report of ``bnfold convert``."""
     parts = [
         render_batch_norms(document["batch_norms"], style),
-        render_parity(document["parity"], style),
+        render_parity(document["parity"], style, findings=document["findings"]),
         render_accuracy(document.get("accuracy"), style),
         render_findings(document["findings"], style),
         render_artifacts(document["artifacts"], style),
@@ -33,9 +35,9 @@ def render_conversion(document: Document, style: Style) -> str:
 def render_verification(document: Document, style: Style) -> str:
     """The whole report of ``bnfold verify``."""
     parts = [
-        render_parity(document["parity"], style),
+        render_parity(document["parity"], style, findings=document["findings"]),
         render_accuracy(document.get("accuracy"), style),
-        render_findings(document.get("findings", []), style),
+        render_findings(document["findings"], style),
         render_verdict(document["passed"], style),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -60,8 +62,11 @@ def render_batch_norms(entries: Sequence[Document], style: Style) -> str:
     return "\n".join(lines)
 
 
-def render_parity(rows: Sequence[Document], style: Style) -> str:
-    """One row per candidate, interpreter and output: the error against the noise floor and the tolerance."""
+def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[Document] = ()) -> str:
+    """One row per candidate, interpreter and output: the error against the noise floor and the tolerance.
+
+    That random inputs prove little is said here, unless one of the findings says it.
+    """
     if not rows:
         return ""
     counts = {(row["frames"], row["frames_source"]) for row in rows}
@@ -85,7 +90,8 @@ def render_parity(rows: Sequence[Document], style: Style) -> str:
         headers = headers[:3] + headers[4:]  # type: ignore[assignment]
     lines = [style.paint(f"Parity on {' and '.join(_frames(*c) for c in sorted(counts))}", "bold")]
     lines.append(table(headers, cells, style, right=("frames", "max error", "noise floor", "tolerance")))
-    if any(source == "random" for _, source in counts):
+    told = any(finding["code"] == _UNPROVEN for finding in findings)
+    if not told and any(source == "random" for _, source in counts):
         lines.append(paragraph("Unproven on real frames: give --samples.", style, indent="  "))
     return "\n".join(lines)
 
@@ -95,12 +101,26 @@ def _frames(count: int, source: str) -> str:
 
 
 def render_accuracy(accuracy: Document | None, style: Style) -> str:
-    """One line per candidate: the metric on the labelled frames."""
+    """The network before, then every candidate: the metric, and how many frames are answered otherwise."""
     if not accuracy:
         return ""
-    lines = [style.paint("Accuracy on the labelled frames", "bold")]
-    rows = [(name, f"{value:.4f}" if isinstance(value, float) else value) for name, value in accuracy.items()]
-    return "\n".join([*lines, table(("candidate", "value"), rows, style, right=("value",))])
+    output = f" of {accuracy['output']}" if accuracy["output"] else ""
+    frames = plural(accuracy["frames"], "labelled frame")
+    head = f"{accuracy['metric']}{output} on {frames}"
+    rows = [
+        (
+            score["candidate"],
+            score["runtime"],
+            "not finite" if score["value"] is None else f"{score['value']:.4f}",
+            "-" if score["correct"] is None else f"{score['correct']} of {accuracy['frames']}",
+            "-" if score["changed"] is None else score["changed"],
+        )
+        for score in (accuracy["before"], *accuracy["after"])
+    ]
+    headers = ("candidate", "runtime", "value", "right", "changed")
+    right = ("value", "right", "changed")
+    title = style.paint(style.plain(printable(head)), "bold")
+    return f"{title}\n{table(headers, rows, style, right=right)}"
 
 
 def render_findings(findings: Sequence[Document], style: Style) -> str:

@@ -54,10 +54,8 @@ def _frames(manifest: Document, style: Style) -> str:
         how = spec.get("normalisation")
         text = f"{spec['name']}: "
         if how:
-            mean, std = (_numbers(how[key]) for key in ("mean", "std"))
             text += (
-                f"frames are prepared as {how['color']}, {how['resize']}, {how['layout']}, "
-                f"(pixel * {how['scale']:.6g} - {mean}) / {std}"
+                f"frames are prepared as {how['color']}, {how['resize']}, {how['layout']}, {_algebra(how)}"
             )
         else:
             text += "takes arrays that are prepared already (no normalisation was given)"
@@ -65,11 +63,24 @@ def _frames(manifest: Document, style: Style) -> str:
     return "\n".join(lines)
 
 
+def _algebra(how: Document) -> str:
+    """``(pixel / 255 - 0.1307) / 0.3081``, without what changes nothing."""
+    text = "pixel"
+    if how["scale"] != 1:
+        whole = round(1 / how["scale"])
+        text += f" / {whole}" if whole > 1 and 1 / whole == how["scale"] else f" * {how['scale']:.6g}"
+    if any(how["mean"]):
+        text = f"{text} - {_numbers(how['mean'])}"
+        text = f"({text})" if set(how["std"]) != {1} else text
+    return text if set(how["std"]) == {1} else f"{text} / {_numbers(how['std'])}"
+
+
 def render_checkpoint(document: Document, style: Style) -> str:
     """The state dicts inside, their tensors in sum, and their BatchNorms."""
     head = f"{document['path']}: {document['format']} checkpoint, {size(document['size_bytes'])}"
     parts = [f"{style.paint(style.plain(printable(head)), 'bold')}\n  sha256   {document['sha256']}"]
-    parts += [_state_dict(state, document["default"], style) for state in document["state_dicts"]]
+    default = document["default"] if len(document["state_dicts"]) > 1 else None
+    parts += [_state_dict(state, default, style) for state in document["state_dicts"]]
     for state in document["unusable"]:
         parts.append(paragraph(f"{state['name']} cannot be used: {state['reason']}", style, hanging="  "))
     parts.append(render_findings(document["findings"], style))

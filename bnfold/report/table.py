@@ -30,12 +30,12 @@ def table(
         indent: columns left free on the left.
     """
     cells = [[style.plain(printable(cell)) for cell in row] for row in rows]
-    # A title may take two lines: its longest word is what the column must have room for.
-    natural = [
-        max([max(map(len, title.split() or [""])), *(len(row[i]) for row in cells)])
-        for i, title in enumerate(headers)
-    ]
-    widths = _fit(natural, style.width - indent - _GAP * (len(headers) - 1))
+    available = style.width - indent - _GAP * (len(headers) - 1)
+    widths = [max([len(title), *(len(row[i]) for row in cells)]) for i, title in enumerate(headers)]
+    if sum(widths) > available:
+        # A title may take two lines: its longest word is what the column must have room for.
+        words = [max(map(len, title.split() or [""])) for title in headers]
+        widths = _fit([max([words[i], *(len(r[i]) for r in cells)]) for i in range(len(words))], available)
     lines = [style.paint(line, "dim") for line in _lines(headers, headers, widths, right, indent)]
     for row in cells:
         lines += _lines(row, headers, widths, right, indent)

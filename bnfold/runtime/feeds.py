@@ -42,7 +42,7 @@ class Feeds:
         if type(arrays) is np.ndarray and len(self._inputs) == 1:
             return self._checked([arrays])
         values = self._by_input(arrays)
-        return self._checked([np.asarray(values[spec.name]) for spec in self._inputs])
+        return self._checked([_as_array(values[spec.name], spec) for spec in self._inputs])
 
     def _checked(self, arrays: list[Array]) -> list[Array]:
         for index, (array, (dtype, shape)) in enumerate(zip(arrays, self._exact, strict=True)):
@@ -79,7 +79,7 @@ class Feeds:
                 if str(value) not in error.where:
                     error.where = f"{value}, {error.where}" if error.where else str(value)
                 raise
-        array = np.asarray(value)
+        array = _as_array(value, spec)
         want = np.dtype(spec.dtype)
         if array.dtype == np.uint8 and want.kind == "f":
             return self._frames(spec, array)
@@ -122,6 +122,18 @@ def _check(array: Array, spec: TensorSpec) -> None:
             where=where,
             fix="check the order of the axes: the batch axis comes first",
         )
+
+
+def _as_array(value: Any, spec: TensorSpec) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # nested lists of different lengths
+        raise InputError(
+            "BNF-R011",
+            f"no array: {error}; the model takes {spec.describe()}",
+            where=f"input {spec.name!r}",
+            fix="give a numpy array, or a path",
+        ) from error
 
 
 def _other_batch(array: Array, spec: TensorSpec) -> InputError:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -16,19 +17,19 @@ def quiet_stderr(known: tuple[bytes, ...]) -> Iterator[None]:
     """Holds back what is written to file descriptor 2, then lets through every line that is not ``known``.
 
     Native code writes there past ``sys.stderr``. Warnings and failures come out late, but they come out.
+    Where there is nothing to hold them in (no standard error, no writable folder), nothing is held back.
     """
-    import tempfile
-
     with _ONE_AT_A_TIME:
         if sys.stderr is not None:
             sys.stderr.flush()
         try:
+            held = _scratch()
             terminal = os.dup(2)
-        except OSError:  # a daemon without a standard error: nothing to keep quiet
+        except OSError:  # a daemon without a standard error, or a device that mounts everything read-only
             yield
             return
         try:
-            with tempfile.TemporaryFile() as held:
+            with held:
                 os.dup2(held.fileno(), 2)
                 try:
                     yield
@@ -40,3 +41,12 @@ def quiet_stderr(known: tuple[bytes, ...]) -> Iterator[None]:
                             os.write(2, line)
         finally:
             os.close(terminal)
+
+
+def _scratch() -> IO[bytes]:
+    """A file without a name: in memory where the system offers it, else on the disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("stderr"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()

@@ -92,7 +92,7 @@ def open_all(data: bytes, manifest: Mapping[str, Any]) -> list[ArtifactCandidate
         ArtifactError: an interpreter does not take it (BNF-M010, BNF-M011).
         PlatformError: no interpreter is installed (BNF-P020, BNF-P021).
     """
-    names = interpreters.at_hand(manifest["target"]) or [None]
+    names: list[str | None] = [*interpreters.at_hand(manifest["target"])] or [None]
     return [ArtifactCandidate(Model(data, manifest, runtime=name), data) for name in names]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -62,7 +63,9 @@ def _tflite_values(data: bytes, feeds: Mapping[str, Array]) -> Iterable[Array] |
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         return None
-    interpreter = Interpreter(model_content=data, num_threads=1, experimental_preserve_all_tensors=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that keeping every tensor is for debugging: it is
+        interpreter = Interpreter(model_content=data, num_threads=1, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner()
     runner(**feeds)

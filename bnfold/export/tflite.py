@@ -1,0 +1,183 @@
+"""Graph -> TFLite, by ``litert-torch`` (no TensorFlow)."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bnfold.errors import ExportError, InternalError, PlatformError
+from bnfold.export import SIZE_LIMIT, Exported, rewrite, rewrite_conv, rewrite_pool, rewrite_resize
+from bnfold.export.crosscheck import Array, crosscheck
+from bnfold.export.failures import explain
+from bnfold.export.quiet import quiet, same_randomness
+from bnfold.export.source import (
+    check_size,
+    library_versions,
+    private_copy,
+    propagate,
+    require_no_batch_norm,
+    without_user_names,
+)
+from bnfold.export.tflite_inspect import Description, describe, operator_table, unknown_operators
+from bnfold.signature import TensorSpec
+
+REWRITES = (*rewrite_conv.REWRITES, *rewrite_pool.REWRITES, *rewrite_resize.REWRITES)
+
+
+def export(
+    body: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    example: tuple[torch.Tensor, ...],
+) -> Exported:
+    """Write a graph as TFLite and run the file once in ai-edge-litert.
+
+    Args:
+        body: flat tensors in, a flat tuple of tensors out; it is not changed. A graph without BatchNorm.
+        inputs: its inputs in order, of fixed shapes.
+        outputs: its outputs in order.
+        example: one tensor per input.
+
+    The file has one signature; ``Exported.inputs`` and ``.outputs`` map to the keys of that signature.
+
+    Raises:
+        ExportError: more than 2 GB (BNF-E002), a symbolic batch axis (BNF-E003), an operator that the
+            converter lacks (BNF-E004, BNF-E010) or tflite-runtime does (BNF-E013), another failure of the
+            converter (BNF-E005), outputs that are no tensors or constant (BNF-E006, BNF-E007), a file that
+            computes something else (BNF-E008) or does not run (BNF-E009), arguments that do not fit together
+            (BNF-E011).
+        PlatformError: the packages of the extra ``tflite`` are not installed (BNF-P030).
+        InternalError: a BatchNorm is left in the graph (BNF-X042), or the file is not as the converter
+            promises (BNF-X043).
+    """
+    _require_packages()
+    _require_fixed_shapes(inputs, outputs)
+    check_size(body, "TFLite")
+    module = private_copy(body, inputs, outputs, example)
+    require_no_batch_norm(module)
+    with quiet() as printed, same_randomness():
+        try:
+            propagate(module, example)
+        except Exception as error:
+            raise explain(error, module, "tflite") from error
+        rewrite.apply(module, REWRITES, "TFLite")
+        data = _convert(module, example, _needs_64_bits(inputs, outputs))
+        description = describe(data)
+        file_inputs, file_outputs = _names(description, inputs, outputs)
+    if len(data) > SIZE_LIMIT:
+        raise ExportError(
+            "BNF-E002", f"the TFLite file would be {len(data):,} bytes; one file holds at most 2 GB"
+        )
+    _require_known_operators(description)
+    with quiet():
+        crosscheck(body, inputs, outputs, example, _runner(data, file_inputs, file_outputs), "ai-edge-litert")
+    table = operator_table()
+    version = library_versions("ai-edge-litert")["ai-edge-litert"]
+    return Exported(
+        data=data,
+        inputs=file_inputs,
+        outputs=file_outputs,
+        libraries=library_versions("torch", "litert-torch", "ai-edge-litert"),
+        runs_on=[
+            {"runtime": "ai-edge-litert", "version": version, "basis": "ran"},
+            {"runtime": table["runtime"], "version": table["version"], "basis": "operator table"},
+        ],
+        log=printed.text,
+    )
+
+
+def _require_packages() -> None:
+    packages = {"litert_torch": "litert-torch", "ai_edge_litert": "ai-edge-litert"}
+    missing = [package for name, package in packages.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PlatformError(
+            "BNF-P030",
+            f"writing TFLite needs {', '.join(missing)}, not installed here",
+            fix="pip install 'bnfold[tflite]', or use --to onnx",
+        )
+
+
+def _require_fixed_shapes(*specs: tuple[TensorSpec, ...]) -> None:
+    for spec in (spec for group in specs for spec in group):
+        if None in spec.shape:
+            raise ExportError(
+                "BNF-E003",
+                f"TFLite needs a fixed batch size, and {spec.describe()} has a symbolic one",
+                where=spec.name,
+                fix="leave out --dynamic-batch, or use --to onnx",
+            )
+
+
+def _needs_64_bits(*specs: tuple[TensorSpec, ...]) -> bool:
+    """The converter narrows 64-bit types, inputs and outputs included; bnfold's signature is kept as it is.
+
+    Where no 64-bit tensor is seen from outside, the narrow types are left: more kernels exist for them.
+    """
+    return any(spec.dtype in ("int64", "float64", "uint64") for group in specs for spec in group)
+
+
+def _convert(module: fx.GraphModule, example: tuple[torch.Tensor, ...], wide: bool) -> bytes:
+    try:
+        import litert_torch
+    except Exception as error:
+        raise PlatformError(
+            "BNF-P031",
+            f"litert-torch is installed but does not load: {error}",
+            fix="reinstall it with: pip install 'bnfold[tflite]'",
+        ) from error
+    anonymous = without_user_names(module)
+    try:
+        data = litert_torch.convert(anonymous, example, enable_x64=wide).model_content()
+    except Exception as error:
+        raise explain(error, module, "tflite") from error
+    return bytes(data)
+
+
+def _names(
+    description: Description, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """bnfold's names -> keys of the signature, which number the flat arguments and results.
+
+    The file's own order and tensor names say nothing; that the keys do is proved by :func:`crosscheck`.
+    """
+    file_inputs = {spec.name: f"args_{number}" for number, spec in enumerate(inputs)}
+    file_outputs = {spec.name: f"output_{number}" for number, spec in enumerate(outputs)}
+    found = set(description.inputs), set(description.outputs)
+    if found != (set(file_inputs.values()), set(file_outputs.values())):
+        raise InternalError(
+            "BNF-X043",
+            f"the file's signature has inputs {sorted(found[0])} and outputs {sorted(found[1])}, the network "
+            f"{len(inputs)} and {len(outputs)}",
+            where="TFLite",
+        )
+    return file_inputs, file_outputs
+
+
+def _require_known_operators(description: Description) -> None:
+    unknown = unknown_operators(description.operators)
+    if unknown:
+        table = operator_table()
+        raise ExportError(
+            "BNF-E013",
+            f"{table['runtime']} {table['version']} lacks {', '.join(map(str, unknown))}, which "
+            "the converter made of this network",
+            where=str(unknown[0]),
+            fix="replace the operator in the model, or use --to onnx",
+        )
+
+
+def _runner(data: bytes, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Any:
+    """A function that runs the file: arrays by bnfold's names in and out."""
+
+    def run(arrays: dict[str, Array]) -> dict[str, Array]:
+        from ai_edge_litert.interpreter import Interpreter
+
+        runner = Interpreter(model_content=data, num_threads=1).get_signature_runner()
+        values = runner(**{inputs[name]: array for name, array in arrays.items()})
+        return {name: values[key] for name, key in outputs.items()}
+
+    return run

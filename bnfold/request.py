@@ -1,0 +1,243 @@
+"""What a conversion is asked for, and the checks that come before the long work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bnfold import manifest_schema
+from bnfold.errors import ArtifactError, PlatformError, UsageError
+from bnfold.runtime import interpreters
+from bnfold.signature import TensorSpec
+
+TARGETS = ("onnx", "tflite")
+PRECISIONS = ("fp32",)
+PLANNED_PRECISIONS = ("fp16", "int8")
+
+Normalisation = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made, after the checks that need no network.
+
+    Attributes:
+        targets: without repetition, in the order asked for.
+        folder: where the files go; it may not be there yet.
+        name: of the files, without suffix.
+        labels: of the classes, or None.
+        source: ``path``, ``sha256`` and ``format`` of the checkpoint.
+    """
+
+    targets: tuple[str, ...]
+    folder: Path
+    name: str
+    labels: list[str] | None
+    source: dict[str, str | None] = field(default_factory=dict)
+
+    def path(self, target: str, *, rejected: bool = False) -> Path:
+        """``NAME.onnx`` in the folder, or ``NAME.onnx.rejected``."""
+        return self.folder / f"{self.name}.{target}{'.rejected' if rejected else ''}"
+
+
+def check_request(
+    *,
+    to: str | Iterable[str],
+    output: str | os.PathLike[str],
+    name: str,
+    samples: Any,
+    labels: Sequence[str] | None,
+    precision: str,
+    monitor: bool,
+    dynamic_batch: bool,
+    opset: int | None,
+    source: Mapping[str, Any] | None,
+) -> Request:
+    """Refuse what needs no network to be refused.
+
+    Raises:
+        UsageError: BNF-U004 not built yet; BNF-U070 no or an unknown target; BNF-U071 an unknown precision;
+            BNF-U072 an option that no target of this conversion has; BNF-U015 samples that are not there;
+            BNF-U016 no name for a file; BNF-U073 labels that are no names.
+        PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
+            target with.
+    """
+    if monitor:
+        raise UsageError("BNF-U004", "monitor is not built yet in this version", fix="leave monitor out")
+    if precision in PLANNED_PRECISIONS:
+        raise UsageError(
+            "BNF-U004", f"precision {precision} is not built yet in this version", fix="precision fp32"
+        )
+    if precision not in PRECISIONS:
+        raise UsageError("BNF-U071", f"unknown precision {precision!r}", fix="precision fp32")
+    targets = _targets(to)
+    if dynamic_batch and "tflite" in targets:
+        raise UsageError(
+            "BNF-U072",
+            "TFLite has no symbolic batch",
+            where="dynamic batch, target tflite",
+            fix="convert to tflite on its own, with the batch that the device runs (1)",
+        )
+    if opset is not None and "onnx" not in targets:
+        raise UsageError(
+            "BNF-U072", f"opset {opset} is for ONNX", where=f"target {', '.join(targets)}", fix="leave it out"
+        )
+    if isinstance(samples, str | Path) and not Path(samples).exists():
+        raise UsageError(
+            "BNF-U015", "no such file or folder", where=f"samples {samples}", fix="check the path"
+        )
+    if not name or name in (".", "..") or any(c in name for c in "/\\\0") or not name.isprintable():
+        raise UsageError(
+            "BNF-U016", f"{name!r} is no name for a file", where="name", fix="the folder is given apart"
+        )
+    folder = Path(output)
+    _check_folder(folder)
+    for target in targets:
+        if not interpreters.at_hand(target):
+            known = " or ".join(known.name for known in interpreters.ALL if known.target == target)
+            raise PlatformError(
+                "BNF-P020",
+                f"no interpreter for {target} artifacts is installed ({known}), so nothing could be proven",
+                fix=f"pip install 'bnfold[{'convert' if target == 'onnx' else 'tflite'}]'",
+            )
+    given = dict(source or {})
+    return Request(
+        targets,
+        folder,
+        name,
+        _checked_labels(labels),
+        {key: None if given.get(key) is None else str(given[key]) for key in ("path", "sha256", "format")},
+    )
+
+
+def _targets(to: str | Iterable[str]) -> tuple[str, ...]:
+    targets = tuple(dict.fromkeys(to.split(",") if isinstance(to, str) else to))
+    unknown = [target for target in targets if target not in TARGETS]
+    if unknown or not targets:
+        raise UsageError(
+            "BNF-U070",
+            f"there is no target {unknown[0]!r}" if unknown else "there is no target",
+            where="to",
+            fix=f"{' or '.join(TARGETS)}, or both",
+        )
+    return targets
+
+
+def _check_folder(folder: Path) -> None:
+    """Whether files can be written there, or the folder be made, as far as that can be told beforehand."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise PlatformError(
+            "BNF-P013",
+            "the output folder is a file" if there == folder else "a file stands in the output folder's path",
+            where=str(there),
+            fix="name a folder, or move the file away",
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PlatformError(
+            "BNF-P012",
+            "the output folder cannot be written to",
+            where=str(there),
+            fix="choose a folder that you may write to",
+        )
+
+
+def _checked_labels(labels: Sequence[str] | None) -> list[str] | None:
+    if labels is None:
+        return None
+    names = [labels] if isinstance(labels, str) else list(labels)
+    wrong = [name for name in names if not isinstance(name, str) or not name.strip() or "\n" in name]
+    if wrong or not names or isinstance(labels, str):
+        raise UsageError(
+            "BNF-U073",
+            f"{wrong[0]!r} is no label" if wrong else "labels is not a list of names",
+            where="labels",
+            fix="a list of names, one for each class, in the order of the classes",
+        )
+    return names
+
+
+def check_labels(labels: list[str] | None, outputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse labels of another number than any output's last axis.
+
+    Raises:
+        UsageError: BNF-U074.
+    """
+    sizes = [spec.shape[-1] for spec in outputs if spec.shape]
+    if labels is not None and len(labels) not in sizes:
+        raise UsageError(
+            "BNF-U074",
+            f"{len(labels)} labels, and no output has {len(labels)} scores in its last axis",
+            where=", ".join(spec.describe() for spec in outputs),
+            fix="give one label for each class, in the order of the classes",
+        )
+
+
+def by_input(
+    normalisation: Normalisation | None, inputs: tuple[TensorSpec, ...]
+) -> dict[str, Normalisation | None]:
+    """The normalisation of each input, from one for the only image input or one per input name.
+
+    Raises:
+        UsageError: BNF-U012 it does not fit the inputs.
+    """
+    result: dict[str, Normalisation | None] = {spec.name: None for spec in inputs}
+    if normalisation is None:
+        return result
+    if "layout" in normalisation:
+        images = [spec for spec in inputs if _problem(spec, normalisation) is None]
+        if len(images) != 1:
+            problem = "; ".join(str(_problem(spec, normalisation)) for spec in inputs)
+            told = problem if not images else f"{len(images)} inputs are images"
+            raise _misfit(told, inputs)
+        result[images[0].name] = dict(normalisation)
+        return result
+    for name, how in normalisation.items():
+        if name not in result:
+            raise _misfit(f"there is no input {name!r}", inputs)
+        spec = next(spec for spec in inputs if spec.name == name)
+        problem_here = _problem(spec, how) if how is not None else None
+        if problem_here is not None:
+            raise _misfit(problem_here, inputs)
+        result[name] = None if how is None else dict(how)
+    return result
+
+
+def _misfit(what: str, inputs: tuple[TensorSpec, ...]) -> UsageError:
+    return UsageError(
+        "BNF-U012",
+        f"the normalisation does not fit: {what}",
+        where="; ".join(spec.describe() for spec in inputs),
+        fix="give layout, color, resize, scale, mean and std of the image input, or one such by input name",
+    )
+
+
+def _problem(spec: TensorSpec, how: Normalisation) -> str | None:
+    """Why this is no normalisation of that input, in the words of the manifest's own schema."""
+    tensor = {"name": spec.name, "tensor": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+    probe = {
+        **dict.fromkeys(("bnfold", "name"), ""),
+        **dict.fromkeys(("source", "golden", "labels")),
+        "libraries": {},
+        "noise_floor": {},
+        "batch_norms": [],
+        "parity": [],
+        "runs_on": [],
+        "schema": manifest_schema.SCHEMA,
+        "precision": "fp32",
+        "target": "onnx",
+        "role": "clean",
+        "integrity": {"model_bytes": 0, "crc32": ""},
+        "inputs": [{**tensor, "normalisation": dict(how)}],
+        "outputs": [{"name": "output", "tensor": "output", "shape": [1], "dtype": "float32"}],
+    }
+    try:
+        manifest_schema.check(probe, "onnx", "normalisation")
+    except ArtifactError as error:
+        return error.what.replace("the manifest is malformed: inputs[0].", f"input {spec.name!r}: ")
+    return None

@@ -1,0 +1,263 @@
+"""``bnfold convert``, ``verify`` and ``inspect`` on a real network, from a checkpoint to answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .conftest import Cli, Result
+
+MODEL = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width=4):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Flatten(), nn.Linear(width * 36, 3), nn.BatchNorm1d(3),
+        )
+        print("a model that talks")
+
+    def forward(self, image):
+        return self.body(image)
+
+class Stateless(nn.Module):
+    def forward(self, image):
+        return self.body(image)
+"""
+
+LABELS = "cat\ndog\nbird\n"
+AS = ("--model", "net.py:Net", "--input", "1x1x8x8", "--color", "gray", "--labels", "labels.txt")
+
+
+def state(seed: int) -> dict[str, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    entries = {
+        "body.0.weight": draw(4, 1, 3, 3), "body.0.bias": draw(4),
+        "body.4.weight": draw(3, 144) / 12, "body.4.bias": draw(3),
+    }  # fmt: skip
+    for name, channels in (("body.1", 4), ("body.5", 3)):
+        entries |= {
+            f"{name}.weight": draw(channels), f"{name}.bias": draw(channels),
+            f"{name}.running_mean": draw(channels), f"{name}.running_var": draw(channels) ** 2 + 0.5,
+            f"{name}.num_batches_tracked": torch.tensor(7),
+        }  # fmt: skip
+    return entries
+
+
+def frame(seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network, its checkpoint and another one, labels, and 20 frames."""
+    import torch
+
+    place = tmp_path_factory.mktemp("project")
+    (place / "net.py").write_text(MODEL)
+    (place / "labels.txt").write_text(LABELS)
+    torch.save(state(0), place / "best.pt")
+    torch.save(state(1), place / "other.pt")
+    broken = state(0)
+    broken["body.1.running_var"][2] = float("nan")
+    torch.save(broken, place / "nan.pt")
+    np.save(place / "frames.npy", np.stack([frame(seed) for seed in range(20)]))
+    (place / "frame.pgm").write_bytes(b"P5\n8 8\n255\n" + frame().tobytes())
+    return place
+
+
+@pytest.fixture(scope="module")
+def converted(shell: Cli, folder: Path) -> Result:
+    """Both formats, from the shell, in the project's folder."""
+    options = ("--to", "onnx,tflite", "--samples", "frames.npy", "-o", "out", "--format", "json")
+    return shell("convert", "best.pt", *AS, *options, cwd=folder)
+
+
+def expected(checkpoint: str, folder: Path) -> np.ndarray[Any, Any]:
+    """torch's own answer to the frame, in float64."""
+    import torch
+    from torch import nn
+
+    body = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3), nn.BatchNorm1d(3)
+    )
+    entries = torch.load(folder / checkpoint, weights_only=True)
+    body.load_state_dict({key.removeprefix("body."): value for key, value in entries.items()})
+    body.double().eval()
+    with torch.no_grad():
+        answer: np.ndarray[Any, Any] = body(torch.from_numpy(frame() / 255)[None, None])[0].numpy()
+    return answer
+
+
+def test_the_document(converted: Result, folder: Path) -> None:
+    assert converted.status == 0, converted.err
+    document = converted.document
+    assert document["passed"] is True
+    assert document["source"]["sha256"] == hashlib.sha256((folder / "best.pt").read_bytes()).hexdigest()
+    assert [(e["name"], e["channels"], e["status"]) for e in document["batch_norms"]] == [
+        ("body.1", 4, "folded"),
+        ("body.5", 3, "folded"),
+    ]
+    assert {row["candidate"] for row in document["parity"]} == {"fold", "onnx", "tflite"}
+    for row in document["parity"]:
+        assert row["passed"]
+        assert row["frames_source"] == "samples"
+        assert row["frames"] >= 16
+        assert row["max_abs_error"] <= row["tolerance"]
+    for artifact in document["artifacts"]:
+        data = (folder / artifact["path"]).read_bytes()
+        assert artifact["size_bytes"] == len(data)
+        assert artifact["sha256"] == hashlib.sha256(data).hexdigest()
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["best.onnx", "best.tflite"]
+    assert "a model that talks" in converted.err
+
+
+@pytest.mark.parametrize("name", ["best.onnx", "best.tflite"])
+def test_the_artifacts_answer_as_torch_does(cli: Cli, converted: Result, folder: Path, name: str) -> None:
+    result = cli("run", folder / "out" / name, folder / "frame.pgm", "--self-test", "--format", "json")
+    assert result.status == 0, result.err
+    values = result.document["frames"][0]["outputs"][0]["values"][0]
+    want = expected("best.pt", folder)
+    assert values == pytest.approx(want, rel=1e-5, abs=1e-5)
+    best = result.document["frames"][0]["outputs"][0]["top"][0]["label"]
+    assert best == LABELS.split()[int(np.argmax(want))]
+    assert result.document["self_test"][0]["passed"] is True
+
+
+def test_the_text_report(cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    result = cli("convert", "best.pt", *AS, "-o", tmp_path / "o")
+    assert result.status == 0, result.err
+    assert max(map(len, result.out.splitlines())) <= 80 or str(tmp_path) in result.out
+    assert "2 BatchNorms: 2 folded" in result.out
+    assert "Parity on 16 random inputs" in result.out
+    assert " ".join(result.out.split()).lower().count("unproven on real frames") == 1
+    assert "\x1b" not in result.out
+
+
+def test_statistics_that_cannot_be_frozen_end_with_1_and_no_file(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = cli("convert", "nan.pt", *AS, "-o", tmp_path / "o", "--format", "json")
+    assert result.status == 1
+    assert result.document["passed"] is False
+    first = result.document["findings"][0]
+    assert first["severity"] == "error"
+    assert first["where"].startswith("body.1.running_var[2]")
+    assert first["evidence"]["channels"] == [2]
+    assert result.document["artifacts"] == []
+    assert not (tmp_path / "o").exists() or not any((tmp_path / "o").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nowhere.pt", *AS], "BNF-L001"),
+        (["best.pt", *AS, "--precision", "int8"], "BNF-U004"),
+        (["best.pt", *AS, "--monitor"], "BNF-U004"),
+        (["best.pt", *AS, "--to", "coreml"], "BNF-U010"),
+        (["best.pt", *AS, "--skip", "conv-backwards"], "BNF-U025"),
+        (["best.pt", *AS, "--name", "a/b"], "BNF-U016"),
+        (["best.pt", *AS, "--samples", "nowhere"], "BNF-U015"),
+        (["best.pt", *AS, "--mean", "0.1,0.2,0.3"], "BNF-U012"),
+        (["best.pt", *AS, "--mean", "128"], "BNF-U012"),
+        (["best.pt", *AS, "--sha256", "0" * 64], "BNF-L009"),
+        (["best.pt", *AS, "--model-args", "[8]"], "BNF-L012"),
+        (["best.pt", "--model", "net.py:Nett", "--input", "1x1x8x8"], "BNF-U044"),
+        (["best.pt", "--model", "net.py:Net", "--input", "1x1x8x8", "--labels", "net.txt"], "BNF-U013"),
+        (["best.pt", "--model", "net.py:Net", "--input", "frame=1x1x8x8"], "BNF-U011"),
+        (["best.pt", "--model", "net.py:Net", "--input", "1x1x9x9"], "BNF-C004"),
+        (["best.pt", *AS, "--dynamic-batch", "--to", "tflite"], None),
+    ],
+    ids=lambda value: " ".join(word for word in value if word not in AS) if isinstance(value, list) else None,
+)
+def test_mistakes(
+    cli: Cli,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: str | None,
+) -> None:
+    monkeypatch.chdir(folder)
+    result = cli("convert", *arguments, "-o", tmp_path / "out", "--format", "json")
+    assert result.status == 2, result.err
+    if code is not None:
+        assert result.document["error"]["code"] == code
+    errors = result.err[result.err.index("error[") :]
+    assert len(errors.splitlines()) <= 5
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_verify_passes_and_fails(
+    cli: Cli, converted: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    options = ("--model", "net.py:Net", "--samples", "frames.npy", "--format", "json")
+    good = cli("verify", "best.pt", "out/best.onnx", *options)
+    assert good.status == 0, good.err
+    assert good.document["passed"] is True
+    bad = cli("verify", "other.pt", "out/best.onnx", *options)
+    assert bad.status == 1
+    assert bad.document["passed"] is False
+    assert bad.document["findings"][0]["code"] == "BNF-V001"
+    assert "FAILED" in cli("verify", "other.pt", "out/best.onnx", *options[:-1], "text").out
+    two = cli("verify", "out/best.onnx", "out/best.tflite", "--samples", "frames.npy")
+    assert two.status == 0, two.err
+
+
+def test_verify_needs_the_network_of_a_checkpoint(
+    cli: Cli, converted: Result, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    result = cli("verify", "best.pt", "out/best.onnx", "--samples", "frames.npy")
+    assert result.status == 2
+    assert result.err.startswith("error[BNF-U018]")
+
+
+def test_inspect_an_artifact(cli: Cli, converted: Result, folder: Path) -> None:
+    result = cli("inspect", folder / "out" / "best.tflite", "--format", "json")
+    assert result.status == 0
+    manifest = result.document["manifest"]
+    assert manifest["labels"] == LABELS.split()
+    assert manifest["source"]["name"] == "best.pt"
+    assert str(folder) not in json.dumps(manifest)
+    text = cli("inspect", folder / "out" / "best.onnx").out
+    assert "2 BatchNorms: 2 folded" in text
+    assert "frames are prepared as gray, stretch, NCHW, pixel / 255" in " ".join(text.split())
+
+
+def test_inspect_a_checkpoint(cli: Cli, folder: Path) -> None:
+    document = cli("inspect", folder / "nan.pt", "--format", "json").document
+    assert document["kind"] == "checkpoint"
+    norms = {norm["name"]: norm for norm in document["state_dicts"][0]["batch_norms"]}
+    assert norms["body.1"]["running_var"]["non_finite"] == 1
+    assert norms["body.5"]["num_batches_tracked"] == 7
+    assert "1 not finite" in cli("inspect", folder / "nan.pt").out
+
+
+def test_rules(cli: Cli) -> None:
+    from bnfold.fold.rules import all_rules
+
+    listed = cli("rules", "--format", "json").document["rules"]
+    assert [(rule["name"], rule["algebra"]) for rule in listed] == [(r.name, r.algebra) for r in all_rules()]
+    assert "s * (W * x + b) + t  =  (s W) * x" in cli("rules", "conv-backward").out
+    missing = cli("rules", "conv-backwards")
+    assert missing.status == 2
+    assert "did you mean conv-backward" in missing.err

@@ -29,7 +29,8 @@ from bnfold.errors import InternalError, UsageError
 from bnfold.export import Exported
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult, fold
-from bnfold.request import Request, by_input, check_labels, check_request
+from bnfold.normalisation import Normalisation, assumed, by_input
+from bnfold.request import Request, check_labels, check_request
 from bnfold.runtime import Model, golden
 from bnfold.signature import TensorSpec
 from bnfold.verify import load_metric
@@ -72,8 +73,10 @@ def convert(
         name: of the files: ``NAME.onnx``; the default is the source's, or else the module's class.
         samples: frames to compare on, as for :func:`bnfold.verify`; with labels they give accuracy. None:
             16 seeded random inputs, and a finding says that the parity is unproven on real frames.
-        normalisation: how a uint8 frame is prepared: the manifest's ``layout``, ``color``, ``resize``,
-            ``scale``, ``mean`` and ``std`` for the one image input, or a dictionary of these by input name.
+        normalisation: how a uint8 frame is prepared, (pixel * scale - mean) / std: some of ``layout``,
+            ``color``, ``resize``, ``scale``, ``mean`` and ``std`` for the one image input, or a dictionary of
+            these by input name. What is left out is gray or RGB by the number of channels, stretched, pixels
+            divided by 255; a finding tells where nothing was given.
         labels: of the classes, in order.
         precision: ``fp32``.
         monitor: not built yet.
@@ -117,7 +120,7 @@ def convert(
         folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skip)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs)
-        found = audit(module, folded)
+        found = audit(module, folded) + assumed(normalisation, prepared)
         if not f.passed(found):
             return _stopped(request, folded, found)
         tell("computing the reference")
@@ -247,7 +250,7 @@ def _prove(
     exported: Exported,
     request: Request,
     folded: FoldResult,
-    normalisation: dict[str, Mapping[str, Any] | None],
+    normalisation: dict[str, Normalisation | None],
     proof: Proof,
     tell: Progress,
 ) -> _Draft:
@@ -273,11 +276,10 @@ def _manifest(
     exported: Exported,
     request: Request,
     folded: FoldResult,
-    normalisation: dict[str, Mapping[str, Any] | None],
+    normalisation: dict[str, Normalisation | None],
 ) -> Manifest:
     """The manifest, but for what the comparison adds. Nothing in it depends on time, host or folder."""
     path = request.source.get("path")
-    libraries = {"torch": torch.__version__.partition("+")[0], **exported.libraries}
 
     def tensor(spec: TensorSpec, names: Mapping[str, str]) -> dict[str, Any]:
         return {
@@ -299,7 +301,7 @@ def _manifest(
             "sha256": request.source.get("sha256"),
             "format": request.source.get("format"),
         },
-        "libraries": dict(sorted(libraries.items())),
+        "libraries": dict(sorted(exported.libraries.items())),
         "inputs": [
             {**tensor(spec, exported.inputs), "normalisation": normalisation[spec.name]}
             for spec in folded.captured.inputs

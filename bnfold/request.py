@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bnfold import manifest_schema
-from bnfold.errors import ArtifactError, PlatformError, UsageError
+from bnfold.errors import PlatformError, UsageError
 from bnfold.runtime import interpreters
 from bnfold.signature import TensorSpec
 
 TARGETS = ("onnx", "tflite")
 PRECISIONS = ("fp32",)
 PLANNED_PRECISIONS = ("fp16", "int8")
-
-Normalisation = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -176,68 +173,3 @@ def check_labels(labels: list[str] | None, outputs: tuple[TensorSpec, ...]) -> N
             where=", ".join(spec.describe() for spec in outputs),
             fix="give one label for each class, in the order of the classes",
         )
-
-
-def by_input(
-    normalisation: Normalisation | None, inputs: tuple[TensorSpec, ...]
-) -> dict[str, Normalisation | None]:
-    """The normalisation of each input, from one for the only image input or one per input name.
-
-    Raises:
-        UsageError: BNF-U012 it does not fit the inputs.
-    """
-    result: dict[str, Normalisation | None] = {spec.name: None for spec in inputs}
-    if normalisation is None:
-        return result
-    if "layout" in normalisation:
-        images = [spec for spec in inputs if _problem(spec, normalisation) is None]
-        if len(images) != 1:
-            problem = "; ".join(str(_problem(spec, normalisation)) for spec in inputs)
-            told = problem if not images else f"{len(images)} inputs are images"
-            raise _misfit(told, inputs)
-        result[images[0].name] = dict(normalisation)
-        return result
-    for name, how in normalisation.items():
-        if name not in result:
-            raise _misfit(f"there is no input {name!r}", inputs)
-        spec = next(spec for spec in inputs if spec.name == name)
-        problem_here = _problem(spec, how) if how is not None else None
-        if problem_here is not None:
-            raise _misfit(problem_here, inputs)
-        result[name] = None if how is None else dict(how)
-    return result
-
-
-def _misfit(what: str, inputs: tuple[TensorSpec, ...]) -> UsageError:
-    return UsageError(
-        "BNF-U012",
-        f"the normalisation does not fit: {what}",
-        where="; ".join(spec.describe() for spec in inputs),
-        fix="give layout, color, resize, scale, mean and std of the image input, or one such by input name",
-    )
-
-
-def _problem(spec: TensorSpec, how: Normalisation) -> str | None:
-    """Why this is no normalisation of that input, in the words of the manifest's own schema."""
-    tensor = {"name": spec.name, "tensor": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
-    probe = {
-        **dict.fromkeys(("bnfold", "name"), ""),
-        **dict.fromkeys(("source", "golden", "labels")),
-        "libraries": {},
-        "noise_floor": {},
-        "batch_norms": [],
-        "parity": [],
-        "runs_on": [],
-        "schema": manifest_schema.SCHEMA,
-        "precision": "fp32",
-        "target": "onnx",
-        "role": "clean",
-        "integrity": {"model_bytes": 0, "crc32": ""},
-        "inputs": [{**tensor, "normalisation": dict(how)}],
-        "outputs": [{"name": "output", "tensor": "output", "shape": [1], "dtype": "float32"}],
-    }
-    try:
-        manifest_schema.check(probe, "onnx", "normalisation")
-    except ArtifactError as error:
-        return error.what.replace("the manifest is malformed: inputs[0].", f"input {spec.name!r}: ")
-    return None

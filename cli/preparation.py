@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import UsageError
+from bnfold.normalisation import for_the_only_image
+from bnfold.signature import TensorSpec
 
 from . import values
 from .command import CommandParser
@@ -20,8 +22,7 @@ def add_options(parser: CommandParser) -> None:
     """``--mean``, ``--std``, ``--scale``, ``--color``, ``--resize`` and ``--labels``."""
     group = parser.add_argument_group(
         "frames",
-        "How the device prepares an image: (pixel * scale - mean) / std. Without any of\n"
-        "these options the artifact takes no images, only arrays that are prepared.",
+        "How an image becomes an input, as it was in training:\n(pixel * scale - mean) / std",
     )
     parser.option(
         "--mean",
@@ -56,51 +57,17 @@ def add_options(parser: CommandParser) -> None:
 
 
 def normalisation(options: argparse.Namespace, specs: Sequence[InputSpec]) -> dict[str, Any] | None:
-    """The manifest's ``normalisation``, or None where no option asks for one.
-
-    Nothing is guessed: a network trained with a mean that the user did not give would answer, wrongly.
+    """What the options say of the one image input, or None where they say nothing.
 
     Raises:
         UsageError: BNF-U012 when the options do not fit the input or each other.
     """
-    given = [flag for flag in _FLAGS if getattr(options, flag) is not None]
+    given = {flag: getattr(options, flag) for flag in _FLAGS if getattr(options, flag) is not None}
     if not given:
         return None
-    flags = ", ".join(f"--{flag}" for flag in given)
-    images = [spec for spec in specs if _channels(spec) is not None]
-    if len(images) != 1:
-        raise UsageError(
-            "BNF-U012",
-            f"{flags} need one image input of 1 or 3 channels; there are {len(images)}",
-            where="--input " + " ".join(_shape(spec) for spec in specs),
-            fix="leave these options out, and give frames as prepared float arrays",
-        )
-    layout, channels = _channels(images[0]) or ("NCHW", 1)
-    color = options.color or ("gray" if channels == 1 else "rgb")
-    if (color == "gray") != (channels == 1):
-        raise UsageError(
-            "BNF-U012",
-            f"--color {color} does not fit an input of {channels} channels",
-            where=f"--input {_shape(images[0])}, {layout}",
-            fix="--color gray" if channels == 1 else "--color rgb or --color bgr",
-        )
-    mean = _per_channel("mean", options.mean, channels, 0.0)
-    std = _per_channel("std", options.std, channels, 1.0)
-    if options.scale is None and max(map(abs, mean)) > 1:
-        raise UsageError(
-            "BNF-U012",
-            f"--mean {max(mean, key=abs):g} is beyond the pixels, which the default scale puts into 0 to 1",
-            where="--mean",
-            fix="--scale 1   where mean and std are about pixels from 0 to 255",
-        )
-    return {
-        "layout": layout,
-        "color": color,
-        "resize": options.resize or "stretch",
-        "scale": 1 / 255 if options.scale is None else options.scale,
-        "mean": mean,
-        "std": std,
-    }
+    inputs = [TensorSpec(spec.name or "--input", spec.shape, spec.dtype) for spec in specs]
+    for_the_only_image(given, inputs, "--{}".format)  # early: before the network is loaded
+    return given
 
 
 def labels(path: str | None) -> list[str] | None:
@@ -128,30 +95,3 @@ def labels(path: str | None) -> list[str] | None:
             "BNF-U013", f"line {line} is empty", where=path, fix="one label a line: line 1 is class 0"
         )
     return names
-
-
-def _channels(spec: InputSpec) -> tuple[str, int] | None:
-    """The layout and the channels of an image input; PyTorch's order where both would fit."""
-    if len(spec.shape) != 4 or not spec.dtype.startswith("float"):
-        return None
-    if spec.shape[1] in (1, 3):
-        return "NCHW", spec.shape[1]
-    return ("NHWC", spec.shape[3]) if spec.shape[3] in (1, 3) else None
-
-
-def _per_channel(flag: str, given: list[float] | None, channels: int, default: float) -> list[float]:
-    numbers = given or [default]
-    if len(numbers) == 1:
-        return numbers * channels
-    if len(numbers) != channels:
-        raise UsageError(
-            "BNF-U012",
-            f"--{flag} has {len(numbers)} numbers; the input has {channels} channels",
-            where=f"--{flag}",
-            fix=f"give 1 or {channels} numbers joined by commas",
-        )
-    return numbers
-
-
-def _shape(spec: InputSpec) -> str:
-    return (f"{spec.name}=" if spec.name else "") + "x".join(map(str, spec.shape))

@@ -24,11 +24,19 @@ from bnfold.runtime import interpreters
 from tests.verify.networks import CLASSES, SHAPE, Small, SubtractsBatchMean, answers, built, frames
 
 EXAMPLE = (torch.zeros(SHAPE),)
-RGB = {"layout": "NCHW", "color": "rgb", "resize": "stretch", "scale": 1 / 255, "mean": [0.5], "std": [0.25]}
+RGB = {
+    "layout": "NCHW",
+    "color": "rgb",
+    "resize": "stretch",
+    "scale": 1 / 255,
+    "mean": [0.5] * 3,
+    "std": [0.25] * 3,
+}
 
 
 def convert(module: nn.Module, output: Path, **options: Any) -> ConversionResult:
-    return bnfold.convert(module, EXAMPLE, output=output, **{"samples": frames(), "name": "net", **options})
+    defaults = {"samples": frames(), "name": "net", "normalisation": RGB}
+    return bnfold.convert(module, EXAMPLE, output=output, **{**defaults, **options})
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -414,7 +422,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         ({"labels": []}, "BNF-U073"),
         ({"labels": "abcde"}, "BNF-U073"),
         ({"labels": ["a", "b", "c"]}, "BNF-U074"),
-        ({"normalisation": {"layout": "NCHW"}}, "BNF-U012"),
+        ({"normalisation": {"layout": "NHWC"}}, "BNF-U012"),
         ({"normalisation": {**RGB, "color": "gray"}}, "BNF-U012"),
         ({"normalisation": {**RGB, "std": [0.0]}}, "BNF-U012"),
         ({"normalisation": {**RGB, "mean": [0.5, 0.5]}}, "BNF-U012"),
@@ -449,6 +457,20 @@ def test_without_an_interpreter_nothing_could_be_proven(
     assert caught.value.code == "BNF-P020"
 
 
-def test_a_single_target_as_text_and_a_normalisation_by_name(tmp_path: Path) -> None:
-    result = convert(built(Small), tmp_path, to="onnx", normalisation={"x": RGB})
+@pytest.mark.parametrize("given", [{"x": RGB}, {"mean": 0.5, "std": 0.25}])
+def test_a_single_target_as_text_and_two_ways_to_give_a_normalisation(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    result = convert(built(Small), tmp_path, to="onnx", normalisation=given)
     assert manifest.read(result.artifacts[0].path)["inputs"][0]["normalisation"] == RGB
+    assert result.findings == []
+
+
+def test_without_a_normalisation_the_defaults_are_taken_and_told(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    result = convert(built(Small), tmp_path, normalisation=None, samples=images)
+    assert result.passed
+    [told] = result.findings
+    assert (told.code, told.severity, told.where) == ("BNF-V015", "info", "x")
+    how = manifest.read(result.artifacts[0].path)["inputs"][0]["normalisation"]
+    assert how == {**RGB, "mean": [0.0] * 3, "std": [1.0] * 3} == told.evidence["normalisation"]

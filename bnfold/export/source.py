@@ -229,5 +229,5 @@ def require_no_batch_norm(module: fx.GraphModule) -> None:
 
 
 def library_versions(*distributions: str) -> dict[str, str]:
-    """Installed versions, by name of the distribution."""
-    return {name: metadata.version(name) for name in distributions}
+    """Installed versions, by name of the distribution; which build it is (``+cpu``) is left out."""
+    return {name: metadata.version(name).partition("+")[0] for name in distributions}

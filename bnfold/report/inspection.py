@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from bnfold.normalisation import describe
 from bnfold.report.conversion import render_batch_norms, render_findings, render_parity
 from bnfold.report.style import Style, number, plural, printable, size
 from bnfold.report.table import paragraph, table
@@ -54,25 +55,11 @@ def _frames(manifest: Document, style: Style) -> str:
         how = spec.get("normalisation")
         text = f"{spec['name']}: "
         if how:
-            text += (
-                f"frames are prepared as {how['color']}, {how['resize']}, {how['layout']}, {_algebra(how)}"
-            )
+            text += f"frames are prepared as {describe(how)}"
         else:
-            text += "takes arrays that are prepared already (no normalisation was given)"
+            text += "takes arrays that are prepared already, no images"
         lines.append(paragraph(text, style, indent="  ", hanging="    "))
     return "\n".join(lines)
-
-
-def _algebra(how: Document) -> str:
-    """``(pixel / 255 - 0.1307) / 0.3081``, without what changes nothing."""
-    text = "pixel"
-    if how["scale"] != 1:
-        whole = round(1 / how["scale"])
-        text += f" / {whole}" if whole > 1 and 1 / whole == how["scale"] else f" * {how['scale']:.6g}"
-    if any(how["mean"]):
-        text = f"{text} - {_numbers(how['mean'])}"
-        text = f"({text})" if set(how["std"]) != {1} else text
-    return text if set(how["std"]) == {1} else f"{text} / {_numbers(how['std'])}"
 
 
 def render_checkpoint(document: Document, style: Style) -> str:
@@ -125,8 +112,3 @@ def _range(values: Document | None) -> str:
 
 def _shape(shape: list[int | None]) -> str:
     return "x".join("batch" if axis is None else str(axis) for axis in shape) or "scalar"
-
-
-def _numbers(values: list[float]) -> str:
-    texts = [f"{value:g}" for value in values]
-    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"

@@ -40,7 +40,7 @@ class Proof:
         example_inputs: tuple[Any, ...],
         folded: FoldResult,
         samples: Any,
-        normalisation: dict[str, Mapping[str, Any] | None],
+        normalisation: Mapping[str, Mapping[str, Any] | None],
         metric: Metric | None,
     ) -> Proof:
         """Runs the reference on every frame; its own checks are in ``.yardstick.findings``."""

@@ -22,7 +22,7 @@ Found = dict[str, str | Exception]
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Found], None]:
-    """``installed({"onnxruntime": "1.2", ...})``: module -> version, or what importing it raises; no others."""
+    """``installed({"onnxruntime": "1.2", ...})``: module -> version, or what its import raises."""
 
     def pretend(found: Found) -> None:
         def import_module(name: str) -> ModuleType:

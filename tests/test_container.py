@@ -1,4 +1,4 @@
-"""The manifest's place in the file: the model's bytes stay as they are, and nothing that is read is trusted."""
+"""The manifest's place in the file: the model's bytes stay as they are, and nothing read is trusted."""
 
 from __future__ import annotations
 

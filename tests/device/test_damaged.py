@@ -82,17 +82,23 @@ def test_a_model_under_the_manifest_of_another(
     assert refusal(path).code == "BNF-M007"
 
 
-def test_a_manifest_that_names_other_tensors(sensor: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said", "found"), [("inputs", [1, 3, 33], [1, 3, 32]), ("outputs", [1, 5], [1, 4])]
+)
+def test_a_manifest_of_other_tensors(
+    sensor: Case, tmp_path: Path, kind: str, said: list[int], found: list[int]
+) -> None:
     """A checksum that is right does not help where the manifest is wrong."""
     document = manifest.read(sensor.path)
-    document["inputs"][0]["shape"] = [1, 3, 33]
+    document[kind][0]["shape"] = said
     document["golden"] = None
     path = tmp_path / sensor.path.name
     path.write_bytes(manifest.embed(manifest.strip(sensor.path.read_bytes()), document))
     error = refusal(path)
     assert error.code == "BNF-M011"
-    assert "(1, 3, 33) in the manifest" in error.what
-    assert "[1, 3, 32]" in error.what
+    assert f"on the {kind}: " in error.what
+    assert f"{tuple(said)} in the manifest" in error.what
+    assert f"{found}" in error.what
 
 
 def newer(path: Path) -> bytes:

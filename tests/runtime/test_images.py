@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +161,18 @@ def test_jpeg_is_what_pillow_decodes(tmp_path: Path) -> None:
 def test_png_of_16_bits_is_refused_and_not_cut_to_8(tmp_path: Path) -> None:
     deep = Image.fromarray(np.array([[0, 65535]], dtype=np.uint16))
     assert code_of(written(tmp_path / "deep.png", saved(deep))) == "R004"
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    # in colour, which Pillow reads as if it had 8 bits, and does not write
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0))
+    pixel = chunk(b"IDAT", zlib.compress(b"\0" + b"\x12\x34" * 3))
+    data = images.PNG + header + pixel + chunk(b"IEND", b"")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == "RGB"
+    assert code_of(written(tmp_path / "colour.png", data)) == "R004"
 
 
 def test_png_and_jpeg_cut_off(tmp_path: Path) -> None:

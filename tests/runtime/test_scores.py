@@ -24,6 +24,12 @@ def test_largest_first_and_ties_in_the_order_of_the_classes(shape: tuple[int, ..
     ]
 
 
+def test_many_ties() -> None:
+    """A sort that is not stable shows from some twenty values on."""
+    values = np.tile([1.0, 0.0], 50)
+    assert [score.index for score in top(values, None, 100)] == [*range(0, 100, 2), *range(1, 100, 2)]
+
+
 def test_more_than_there_are_gives_all() -> None:
     assert [score.index for score in top(VALUES, LABELS, 9)] == [2, 0, 3, 1]
 

@@ -18,7 +18,7 @@ from bnfold.errors import VerifyError
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule
 from bnfold.samples import Frames, frames_of
-from bnfold.verify import batch, yardstick
+from bnfold.verify import batch, randomness, yardstick
 from bnfold.verify.accuracy import Accuracy, Metric, load_metric
 from bnfold.verify.candidates import (
     Candidate,
@@ -125,7 +125,7 @@ def compare(
             if which.module is not None
         }
         captured = captured_of(left, example.get(left))
-        said: list[Finding] = []
+        said = randomness.findings(captured) if captured is not None else []
         tell("computing the reference")
         measure = _yardstick(left, right, captured, example.get(left), frames, metric)
         said.extend(measure.findings)
@@ -155,7 +155,15 @@ def _yardstick(
         if left.module is not None and example is not None:
             module = _own(left.module, example, captured)
         exact, rounded = twin(captured), original(captured)
-        return yardstick.build(exact, rounded, captured.outputs, frames, metric=metric, module=module)
+        return yardstick.build(
+            exact,
+            rounded,
+            captured.outputs,
+            frames,
+            metric=metric,
+            module=module,
+            random=randomness.drawing(captured),
+        )
     model = left.artifacts[0]
     outputs = model.model.outputs
     floor = left.noise_floor() or right.noise_floor()

@@ -29,25 +29,34 @@ def configure(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open both, compare, report."""
-    reference, candidate = (_open(path, options, context) for path in (options.reference, options.candidate))
+    (reference, left), (candidate, right) = (
+        _open(path, options, context) for path in (options.reference, options.candidate)
+    )
 
     context.progress("starting torch")
     from bnfold.verify import compare, load_metric
 
     metric = load_metric(options.metric) if options.metric is not None else None
-    comparison = compare(reference, candidate, options.samples, metric=metric, progress=context.progress)
+    comparison = compare(
+        reference,
+        candidate,
+        options.samples,
+        metric=metric,
+        sha256=(left, right),
+        progress=context.progress,
+    )
     document = comparison.to_json()
     return Outcome(comparison.passed, document, lambda style: render_verification(document, style))
 
 
-def _open(path: str, options: argparse.Namespace, context: Context) -> Any:
-    """An artifact's path, or a checkpoint's module.
+def _open(path: str, options: argparse.Namespace, context: Context) -> tuple[Any, str | None]:
+    """An artifact's path, or a checkpoint's module and the file's digest.
 
     Raises:
         UsageError: BNF-U018 for a checkpoint without ``--model``.
     """
     if is_artifact(path):
-        return path
+        return path, None
     if options.model is None:
         raise UsageError(
             "BNF-U018",
@@ -56,4 +65,5 @@ def _open(path: str, options: argparse.Namespace, context: Context) -> Any:
             fix="--model FILE.py:NAME",
         )
     context.progress(f"reading {Path(path).name}")
-    return network.load(path, options).module
+    loaded = network.load(path, options)
+    return loaded.module, loaded.checkpoint.sha256

@@ -6,6 +6,7 @@ whether answers depend on the batch, accuracy before and after.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,9 @@ from bnfold.verify.parity import MIN_FRAMES, Bound, Parity
 from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, guess_inputs, side
 from bnfold.verify.trace import divergence_of
 from bnfold.verify.yardstick import Measurement, Yardstick
+
+CHANGED = "BNF-M007"
+"""The finding of an artifact whose bytes were changed after it was written."""
 
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
@@ -84,14 +88,19 @@ def verify(reference: Any, candidate: Any, samples: Any) -> list[Parity]:
             artifact's manifest says. Fewer than 16 are filled up with seeded random inputs.
 
     Returns:
-        One per interpreter and output.
+        One per interpreter and output. An artifact whose bytes were changed after it was written is compared
+        too, and a warning (BNF-M007) says that it was: what was proven at its conversion holds no longer.
 
     Raises:
         VerifyError: what cannot be compared, or samples that do not fit.
         CaptureError: a reference that torch.export cannot capture.
         ArtifactError, PlatformError: an artifact that cannot be opened.
     """
-    return compare(reference, candidate, samples).parity
+    comparison = compare(reference, candidate, samples)
+    for found in comparison.findings:
+        if found.code == CHANGED:
+            warnings.warn(f"[{found.code}] {found.where}: {found.message}", UserWarning, stacklevel=2)
+    return comparison.parity
 
 
 def compare(
@@ -100,6 +109,7 @@ def compare(
     samples: Any,
     *,
     metric: Metric | None = None,
+    sha256: tuple[str | None, str | None] = (None, None),
     progress: Progress | None = None,
 ) -> Comparison:
     """Like :func:`verify`, with findings and accuracy.
@@ -108,10 +118,11 @@ def compare(
         reference, candidate, samples: as for :func:`verify`. Samples with labels (key ``labels`` of a
             dictionary or an ``.npz`` file) give accuracy.
         metric: ``metric(outputs, labels) -> float`` in place of top-1: outputs by name, stacked over frames.
+        sha256: of the checkpoints that reference and candidate were loaded from.
         progress: called with the name of each stage as it begins.
     """
     tell = progress or _silent
-    left, right = side(reference), side(candidate)
+    left, right = (side(thing, digest) for thing, digest in zip((reference, candidate), sha256, strict=True))
     with single_thread():
         inputs = left.inputs() or right.inputs()
         if inputs is None:
@@ -125,7 +136,8 @@ def compare(
             if which.module is not None
         }
         captured = captured_of(left, example.get(left))
-        said = randomness.findings(captured) if captured is not None else []
+        said = [*left.findings, *right.findings]
+        said += randomness.findings(captured) if captured is not None else []
         tell("computing the reference")
         measure = _yardstick(left, right, captured, example.get(left), frames, metric)
         said.extend(measure.findings)
@@ -138,7 +150,7 @@ def compare(
             result = measure.measure(one)
             parity.extend(result.parity)
             divergence = _where(captured, one, right, example.get(right), result)
-            said.extend(result.findings(divergence))
+            said.extend(result.findings(divergence, _cause(left, right)))
     return Comparison(parity, f.by_severity(said), measure.accuracy)
 
 
@@ -199,6 +211,24 @@ def _same_inputs(left: Side, right: Side) -> None:
             where="inputs",
             fix="compare two forms of one network",
         )
+
+
+def _cause(left: Side, right: Side) -> str:
+    """What to do about a difference that needs no bug to explain it; empty where nothing does."""
+    for which in (left, right):
+        if which.findings:
+            return f"{which.findings[0].where} was changed after it was written: convert again"
+    if left.sha256 is None or right.sha256 is None or left.sha256 == right.sha256:
+        return ""
+    this, other = right.sha256[:12], left.sha256[:12]
+    kinds = {bool(left.artifacts), bool(right.artifacts)}
+    if kinds == {True, False}:
+        made, given = (other, this) if left.artifacts else (this, other)
+        return (
+            f"the artifact was made from another checkpoint (sha256 {made}…) than the one given ({given}…): "
+            "compare it with that one, or convert again"
+        )
+    return f"the two come from different checkpoints (sha256 {other}… and {this}…)"
 
 
 def _where(

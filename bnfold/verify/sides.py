@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from bnfold import manifest as manifest_file
 from bnfold.capture import Captured, capture
-from bnfold.errors import VerifyError
+from bnfold.errors import BnfoldError, VerifyError
+from bnfold.finding import Finding
 from bnfold.fold import FoldedModule, FoldResult
 from bnfold.runtime import Model, interpreters
 from bnfold.runtime import frames as frame_files
@@ -35,11 +36,15 @@ class Side:
         module: a torch module, or None.
         fold: a fold result, or None.
         artifacts: an artifact in each interpreter at hand; empty for torch.
+        findings: what is wrong with the artifact's file, though it can be run: it was changed.
+        sha256: of the checkpoint that it comes from, where that is known.
     """
 
     module: nn.Module | None = None
     fold: FoldResult | None = None
     artifacts: Sequence[ArtifactCandidate] = ()
+    findings: Sequence[Finding] = ()
+    sha256: str | None = None
 
     def inputs(self) -> tuple[TensorSpec, ...] | None:
         """What it takes, where that is known without samples."""
@@ -60,23 +65,36 @@ class Side:
         return dict(self.artifacts[0].model.manifest["noise_floor"]) if self.artifacts else {}
 
 
-def side(thing: Any) -> Side:
+def side(thing: Any, sha256: str | None = None) -> Side:
     """The side that ``thing`` is; an artifact given as a path is opened in every interpreter at hand.
+
+    An artifact whose bytes were changed after it was written is opened too, with a finding that says so: what
+    it computes now is just what a comparison is asked for.
+
+    Args:
+        thing: what was given.
+        sha256: of the checkpoint that a module was loaded from.
 
     Raises:
         VerifyError: nothing that can be compared (BNF-V031).
         ArtifactError, PlatformError: an artifact that cannot be opened.
     """
     if isinstance(thing, FoldResult):
-        return Side(fold=thing)
+        return Side(fold=thing, sha256=sha256)
     if isinstance(thing, nn.Module):
-        return Side(module=thing)
+        return Side(module=thing, sha256=sha256)
     if isinstance(thing, str | Path):
         data = manifest_file.read_bytes(thing)
-        manifest = manifest_file.parse(data, where=str(thing))
-        return Side(artifacts=open_all(data, manifest))
+        manifest, changed = manifest_file.examine(data, where=str(thing))
+        try:
+            return Side(
+                artifacts=open_all(data, manifest), findings=changed, sha256=manifest["source"]["sha256"]
+            )
+        except BnfoldError as error:
+            error.where = error.where or str(thing)
+            raise
     if isinstance(thing, Model):
-        return Side(artifacts=[ArtifactCandidate(thing)])
+        return Side(artifacts=[ArtifactCandidate(thing)], sha256=thing.manifest["source"]["sha256"])
     raise VerifyError(
         "BNF-V031",
         f"a {type(thing).__name__} cannot be compared",

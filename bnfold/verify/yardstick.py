@@ -133,12 +133,15 @@ class Measurement:
     remarks: list[Finding]
     worst: Inputs | None
 
-    def findings(self, divergence: Divergence | None = None) -> list[Finding]:
-        """An error for each output that failed, naming the first layer that diverges where it is known."""
+    def findings(self, divergence: Divergence | None = None, cause: str = "") -> list[Finding]:
+        """An error for each output that failed, naming the first layer that diverges where it is known.
+
+        ``cause`` is what to do where a difference is no wonder.
+        """
         failures = [
             found
             for result in self.parity
-            for found in findings.failed(result, self.different.get(result.output), divergence)
+            for found in findings.failed(result, self.different.get(result.output), divergence, cause)
         ]
         return failures + self.remarks
 

@@ -217,9 +217,27 @@ def test_verify_passes_and_fails(
     assert bad.status == 1
     assert bad.document["passed"] is False
     assert bad.document["findings"][0]["code"] == "BNF-V001"
+    assert "made from another checkpoint" in bad.document["findings"][0]["remedy"]
     assert "FAILED" in cli("verify", "other.pt", "out/best.onnx", *options[:-1], "text").out
     two = cli("verify", "out/best.onnx", "out/best.tflite", "--samples", "frames.npy")
     assert two.status == 0, two.err
+
+
+def test_verify_measures_a_changed_artifact_and_fails(
+    cli: Cli, converted: Result, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    model = onnx.load(folder / "out" / "best.onnx")
+    model.producer_name = "somebody"
+    onnx.save(model, tmp_path / "same.onnx")
+    monkeypatch.chdir(folder)
+    options = ("--model", "net.py:Net", "--samples", "frames.npy")
+    result = cli("verify", "best.pt", tmp_path / "same.onnx", *options, "--format", "json")
+    assert (result.status, result.document["passed"]) == (1, False)
+    assert [row["passed"] for row in result.document["parity"]] == [True]
+    assert [found["code"] for found in result.document["findings"]] == ["BNF-M007"]
+    assert cli("inspect", tmp_path / "same.onnx").status == 2
 
 
 def test_verify_needs_the_network_of_a_checkpoint(

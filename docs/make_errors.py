@@ -69,6 +69,8 @@ CAUSES = {
     "BNF-E010": "an operator, or a use of it, that the format or its interpreter cannot express",
     "BNF-V001": "parity failed: an output is further from the reference than rounding explains",
     "BNF-V006": "an output is random in eval mode: the network draws random numbers",
+    "BNF-V016": "the shape of an input was taken from the first frame: two checkpoints do not say it",
+    "BNF-V032": "what is compared does not say what it takes, or samples do not fit that",
     "BNF-M007": "the bytes of the artifact were changed after bnfold wrote it",
     "BNF-M012": "the interpreter stopped while it ran the model",
     "BNF-R002": "a file that is no frame: none of the formats that are read",

@@ -72,7 +72,8 @@ def convert(
         example_inputs: positional arguments of ``forward``, batch axis first: the shapes to convert for.
         to: ``onnx``, ``tflite``, or both.
         output: the folder; made where it is not there yet.
-        name: of the files: ``NAME.onnx``; the default is the source's, or else the module's class.
+        name: of the files: ``NAME.onnx`` (a suffix of a target is left out of it); the default is the
+            source's, or else the module's class.
         samples: frames to compare on, as for :func:`bnfold.verify`; with labels they give accuracy. None:
             16 seeded random inputs, and a finding says that the parity is unproven on real frames.
         normalisation: how a uint8 frame is prepared, (pixel * scale - mean) / std: some of ``layout``,

@@ -199,6 +199,13 @@ def test_the_default_name_is_the_sources_or_the_class(tmp_path: Path) -> None:
     assert named.artifacts[0].path == tmp_path / "best.onnx"
 
 
+@pytest.mark.parametrize(
+    ("name", "file"), [("net.onnx", "net.onnx"), ("net.tflite", "net.onnx"), ("v1.2", "v1.2.onnx")]
+)
+def test_a_name_with_a_suffix_does_not_get_it_twice(name: str, file: str, tmp_path: Path) -> None:
+    assert convert(built(Small), tmp_path, name=name).artifacts[0].path == tmp_path / file
+
+
 def test_a_kept_batch_norm_passes_with_a_warning(tmp_path: Path) -> None:
     class Alone(nn.Module):
         def __init__(self) -> None:
@@ -461,6 +468,7 @@ def test_example_inputs_that_require_gradients_are_taken_without_a_warning(tmp_p
         ({"name": "a/b"}, "BNF-U016"),
         ({"name": ".."}, "BNF-U016"),
         ({"name": ""}, "BNF-U016"),
+        ({"name": ".onnx"}, "BNF-U016"),
         ({"name": "a\nb"}, "BNF-U016"),
         ({"labels": ["a", "", "c", "d", "e"]}, "BNF-U073"),
         ({"labels": []}, "BNF-U073"),

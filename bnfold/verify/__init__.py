@@ -7,7 +7,7 @@ whether answers depend on the batch, accuracy before and after.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,12 @@ from torch import nn
 
 from bnfold import finding as f
 from bnfold.capture import Captured, capture
-from bnfold.errors import VerifyError
+from bnfold.errors import CaptureError, UsageError, VerifyError
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule
+from bnfold.normalisation import assumed, by_input
 from bnfold.samples import Frames, frames_of
+from bnfold.signature import TensorSpec
 from bnfold.verify import batch, randomness, yardstick
 from bnfold.verify.accuracy import Accuracy, Metric, load_metric
 from bnfold.verify.candidates import (
@@ -30,8 +32,9 @@ from bnfold.verify.candidates import (
     twin,
 )
 from bnfold.verify.divergence import Divergence, first_divergence
+from bnfold.verify.guess import guess
 from bnfold.verify.parity import MIN_FRAMES, Bound, Parity
-from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, guess_inputs, side
+from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, side
 from bnfold.verify.trace import divergence_of
 from bnfold.verify.yardstick import Measurement, Yardstick
 
@@ -85,7 +88,8 @@ def verify(reference: Any, candidate: Any, samples: Any) -> list[Parity]:
         candidate: likewise (a FoldResult: the folded network).
         samples: an array (first axis: frames), a dictionary of arrays by input name, a list of frames, a path
             or a FrameSource. Floating arrays are model inputs; uint8 arrays are frames, prepared as an
-            artifact's manifest says. Fewer than 16 are filled up with seeded random inputs.
+            artifact's manifest says, or without one as :func:`bnfold.convert` does by default. Fewer than
+            16 are filled up with seeded random inputs.
 
     Returns:
         One per interpreter and output. An artifact whose bytes were changed after it was written is compared
@@ -109,6 +113,8 @@ def compare(
     samples: Any,
     *,
     metric: Metric | None = None,
+    inputs: tuple[TensorSpec, ...] | None = None,
+    normalisation: Mapping[str, Any] | None = None,
     sha256: tuple[str | None, str | None] = (None, None),
     progress: Progress | None = None,
 ) -> Comparison:
@@ -118,25 +124,42 @@ def compare(
         reference, candidate, samples: as for :func:`verify`. Samples with labels (key ``labels`` of a
             dictionary or an ``.npz`` file) give accuracy.
         metric: ``metric(outputs, labels) -> float`` in place of top-1: outputs by name, stacked over frames.
+        inputs: what two plain modules take; None: it is told from the samples. An artifact says it itself.
+        normalisation: how a uint8 frame is prepared where no artifact says it, as for :func:`bnfold.convert`.
         sha256: of the checkpoints that reference and candidate were loaded from.
         progress: called with the name of each stage as it begins.
     """
     tell = progress or _silent
     left, right = (side(thing, digest) for thing, digest in zip((reference, candidate), sha256, strict=True))
     with single_thread():
-        inputs = left.inputs() or right.inputs()
-        if inputs is None:
+        taken = left.inputs() or right.inputs() or inputs
+        guessed = None
+        if taken is None:
             assert left.module is not None
-            inputs = guess_inputs(left.module, samples)
+            guessed = guess(left.module, samples, (normalisation or {}).get("color"))
+            taken = guessed.inputs
         _same_inputs(left, right)
-        frames = frames_of(samples, inputs, left.normalisation() | right.normalisation(), at_least=MIN_FRAMES)
+        prepared: dict[str, Any]
+        if left.artifacts or right.artifacts:
+            _not_said_twice(inputs, normalisation)
+            prepared = left.normalisation() | right.normalisation()
+        else:
+            prepared = by_input(normalisation, taken)
+        frames = frames_of(samples, taken, prepared, at_least=MIN_FRAMES)
         example = {
-            which: _example(which, inputs, frames, (left, right))
+            which: _example(which, taken, frames, (left, right))
             for which in (left, right)
             if which.module is not None
         }
-        captured = captured_of(left, example.get(left))
-        said = [*left.findings, *right.findings]
+        try:
+            captured = captured_of(left, example.get(left))
+        except CaptureError as error:
+            if guessed is None or error.code != "BNF-C004":
+                raise
+            raise guessed.refused(error) from error
+        said = [*left.findings, *right.findings, *(guessed.findings() if guessed else [])]
+        if frames.images and not (left.artifacts or right.artifacts):
+            said += assumed(normalisation, prepared)
         said += randomness.findings(captured) if captured is not None else []
         tell("computing the reference")
         measure = _yardstick(left, right, captured, example.get(left), frames, metric)
@@ -197,6 +220,16 @@ def _own(module: nn.Module, example: tuple[Any, ...], captured: Captured) -> Tor
 def _example(which: Side, inputs: Any, frames: Frames, sides: tuple[Side, ...]) -> tuple[Any, ...]:
     assert which.module is not None
     return arguments(which.module, inputs, frames.first(), sides)
+
+
+def _not_said_twice(inputs: Any, normalisation: Any) -> None:
+    if inputs is not None or normalisation is not None:
+        raise UsageError(
+            "BNF-U012",
+            "an artifact says itself what it takes and how its frames are prepared",
+            where="inputs or normalisation",
+            fix="leave them out",
+        )
 
 
 def _same_inputs(left: Side, right: Side) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -20,8 +19,6 @@ from bnfold.errors import BnfoldError, VerifyError
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule, FoldResult
 from bnfold.runtime import Model, interpreters
-from bnfold.runtime import frames as frame_files
-from bnfold.samples import LABELS
 from bnfold.signature import TensorSpec
 from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate, module_call, to_tensor
 
@@ -137,56 +134,6 @@ def captured_of(reference: Side, example: tuple[Any, ...] | None) -> Captured | 
         return None
     assert example is not None
     return capture(reference.module, example)
-
-
-def guess_inputs(module: nn.Module, samples: Any) -> tuple[TensorSpec, ...]:
-    """What two plain modules take, from the samples alone: the first axis becomes a batch of one.
-
-    Raises:
-        VerifyError: the samples do not tell it (BNF-V032).
-    """
-    names = [
-        name
-        for name, parameter in inspect.signature(module.forward).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if isinstance(samples, str | Path):
-        samples = next(iter(frame_files.read(samples)))[1]
-        samples = _stacked(samples)
-    if isinstance(samples, Mapping):
-        arrays = {str(key): value for key, value in samples.items() if key in names or key != LABELS}
-        if len(arrays) == 1 and not set(arrays) & set(names):
-            arrays = {names[0]: next(iter(arrays.values()))}
-    elif hasattr(samples, "__array__"):
-        arrays = {names[0]: samples}
-    else:
-        raise VerifyError(
-            "BNF-V032",
-            "two plain modules do not say what they take, and neither do these samples",
-            where="samples",
-            fix="give an array or a dictionary of arrays by input name, or compare FoldResults",
-        )
-    ordered = [name for name in names if name in arrays]
-    if len(ordered) != len(arrays):
-        raise VerifyError(
-            "BNF-V032",
-            f"the samples are named {', '.join(arrays)}; forward takes {', '.join(names)}",
-            where="samples",
-            fix="name the arrays like forward's parameters",
-        )
-    return tuple(_spec(name, arrays[name]) for name in ordered)
-
-
-def _stacked(frame: Any) -> Any:
-    if isinstance(frame, Mapping):
-        return {key: np.asarray(value)[np.newaxis] for key, value in frame.items()}
-    return np.asarray(frame)[np.newaxis]
-
-
-def _spec(name: str, values: Any) -> TensorSpec:
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    dtype = "float32" if array.dtype == np.float64 else str(array.dtype)
-    return TensorSpec(name, (1, *array.shape[1:]), dtype)
 
 
 def arguments(

@@ -236,8 +236,23 @@ def _a_python_module(label: str, found: ModuleType) -> UsageError:
     )
 
 
+def _has_submodule(package: ModuleType, name: str) -> bool:
+    """Whether ``name`` is a file or a folder of this package; nothing is imported."""
+    folders = getattr(package, "__path__", ())
+    return any(
+        (Path(folder) / f"{name}.py").is_file() or (Path(folder) / name).is_dir() for folder in folders
+    )
+
+
 def _no_such_name(spec: str, inside: object, part: str) -> UsageError:
     members: dict[str, Any] = getattr(inside, "__dict__", {})
+    if isinstance(inside, ModuleType) and _has_submodule(inside, part):
+        return UsageError(
+            "BNF-U045",
+            f"{clip(spec)} is a Python module: a file or a package, not a network",
+            where=clip(f"{inside.__name__}.{part}"),
+            fix=f"--model {clip(f'{inside.__name__}.{part}')}:NAME, a class or a function in it",
+        )
     models = _models(members)
     public = [name for name in members if not name.startswith("_")]
     near = close(part, public) or models[:5]

@@ -205,6 +205,12 @@ def test_a_python_module_is_told_from_a_network_and_its_models_are_listed(
     assert error.what == "zoo:nets is a Python module: a file or a package, not a network"
     assert error.where == "it has Net, make, broken"
     assert error.fix == "--model zoo.nets:Net"
+    (tmp_path / "park").mkdir()
+    (tmp_path / "park" / "nets.py").write_text(SOURCE)  # nothing has imported it
+    error = error_of(lambda: build("park:nets"), "U045")
+    assert error.what == "park:nets is a Python module: a file or a package, not a network"
+    assert error.fix == "--model park.nets:NAME, a class or a function in it"
+    error_of(lambda: build("park:Nets"), "U044")
 
 
 def test_a_misspelt_name_gets_the_close_one_and_a_strange_one_gets_them_all(net: str) -> None:

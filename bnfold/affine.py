@@ -73,6 +73,42 @@ class Affine:
     def is_identity(self) -> bool:
         return not self.has_scale and not self.has_shift and self.map is None
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether it is the same for every channel."""
+        return self.map is None and bool(
+            (self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all()
+        )
+
+    def take(self, channels: Array | NDArray[np.int64]) -> Affine:
+        """The affine of these channels, in this order; -1 stands for a channel that is left alone.
+
+        Raises:
+            ValueError: it has a map.
+        """
+        if self.map is not None:
+            raise ValueError("a map cannot be rearranged by channel")
+        index = np.asarray(channels, dtype=np.int64)
+        return Affine(
+            np.where(index < 0, 1.0, self.scale[index]), np.where(index < 0, 0.0, self.shift[index])
+        )
+
+    def magnitude(self) -> Affine:
+        """|scale| alone, 1 where the scale is 0."""
+        size = np.where(self.scale == 0, 1.0, np.abs(self.scale))
+        return Affine(size, np.zeros_like(size))
+
+    def inverse_scale(self, smallest: float = 1e-3) -> Affine | None:
+        """1 / scale alone; None where some |scale| is below ``smallest`` times the largest."""
+        magnitude = np.abs(self.scale)
+        if not magnitude.min() > smallest * magnitude.max():
+            return None
+        return Affine(1.0 / self.scale, np.zeros_like(self.shift))
+
+    def negated_shift(self) -> Affine:
+        """scale * x - shift - map."""
+        return Affine(self.scale, -self.shift, None if self.map is None else -self.map)
+
     def only_scale(self) -> Affine:
         """The scale without shift and map."""
         return Affine(self.scale, np.zeros_like(self.shift))

@@ -168,11 +168,17 @@ class _Replay:
                     values[node.name], touched[node.name] = value, sites
                     continue
                 expected = reference[equal]
-                if isinstance(expected, torch.Tensor) and bool(torch.isfinite(expected).all()):
-                    error = max_rel_error(value.numpy(), expected.numpy())
-                    errors.extend((number, error) for number in sites)
+                for actual, wanted in zip(_tensors(value), _tensors(expected), strict=True):
+                    if bool(torch.isfinite(wanted).all()):
+                        error = max_rel_error(actual.numpy(), wanted.numpy())
+                        errors.extend((number, error) for number in sites)
                 values[node.name], touched[node.name] = expected, frozenset()
         return errors
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    """A value, or the several of an operator such as an LSTM."""
+    return list(value) if isinstance(value, tuple | list) else [value]
 
 
 def _one_ulp_change(reference: _Replay, inputs: Sequence[torch.Tensor]) -> float:

@@ -10,22 +10,24 @@ folding touched it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from bnfold import graph as g
 from bnfold.affine import Affine, Array
 from bnfold.capture import Captured
-from bnfold.fold.canonical import use_linear
+from bnfold.fold.canonical import Splits, network_affines, use_linear, use_shapes
 from bnfold.fold.constants import Constants
-from bnfold.fold.pending import Owners, pending_affine
+from bnfold.fold.pending import USER, Origin, Owners, Pending, pending_affine
 from bnfold.fold.planner import Plan, Planner, Step
-from bnfold.fold.rules import Pending, Rule
+from bnfold.fold.rules import Move, Rule
 from bnfold.fold.site import Site
 
 aten = torch.ops.aten
@@ -65,11 +67,17 @@ class Engine:
         self.graph = self.body.graph
         self.constants = Constants(self.body)
         self._plant()
+        use_shapes(self.graph)
         use_linear(self.graph, self.constants, self.pending)
-        planner = Planner(self.rules, self.constants, self.pending)
-        while self._improve(planner):
+        for node, own in network_affines(self.graph, self.constants):
+            self._plant_at(node, own, Owners.all(USER))
+        splits = Splits(self.graph)
+        planner = Planner(self.rules, self.constants, self.pending, self._is_frozen)
+        self._absorb(planner)
+        while self._merge(planner) or self._improve(planner):
             pass
         self._lower()
+        splits.restore()
         g.clean(self.body)
         self._set_statuses()
         return Folded(self.body, self.rounding)
@@ -86,15 +94,19 @@ class Engine:
             if node.target not in (aten.batch_norm.default, aten.cudnn_batch_norm.default):
                 # (output, saved mean, saved inverse deviation): eval mode reads only the first
                 self._take_first_result(node)
-            with self.graph.inserting_before(node):
-                new = self.graph.call_function(pending_affine, (g.data_input(node),))
-            new.meta = dict(node.meta)
-            new.meta["val"] = g.value(g.data_input(node))
+            new = self._plant_at(node, Pending(site.affine, 1), Owners.all(number))
             new.meta["sites"] = frozenset({number})
-            node.replace_all_uses_with(new)
-            self.graph.erase_node(node)
-            self.pending[new] = Pending(site.affine, 1)
-            self.owners[new] = Owners.all(number)
+
+    def _plant_at(self, node: fx.Node, pending: Pending, owners: Owners) -> fx.Node:
+        """Put a pending affine in the place of a call."""
+        source = pending.origin.source if pending.origin else g.data_input(node)
+        with self.graph.inserting_before(node):
+            new = self.graph.call_function(pending_affine, (source,))
+        new.meta = {**node.meta, "val": g.value(source)}
+        node.replace_all_uses_with(new)
+        self.graph.erase_node(node)
+        self.pending[new], self.owners[new] = pending, owners
+        return new
 
     def _take_first_result(self, node: fx.Node) -> None:
         for user in list(node.users):
@@ -103,23 +115,48 @@ class Engine:
             user.replace_all_uses_with(node)
             self.graph.erase_node(user)
 
+    def _absorb(self, planner: Planner) -> None:
+        """What goes into its producer as a whole: plain pairs, before anything is weighed up."""
+        for node in list(self.graph.nodes):
+            if node in self.pending and not self._is_frozen(node):
+                plan = planner.absorbed(node, self.pending[node])
+                if plan is not None:
+                    self._carry_out(node, plan)
+
+    def _merge(self, planner: Planner) -> bool:
+        """Make one call of two parallel branches; False where there are none left."""
+        for node in self.graph.nodes:
+            step = None if node.op != "call_function" else planner.merges(node)
+            if step is not None:
+                self._merge_at(node, step)
+                return True
+        return False
+
     def _improve(self, planner: Planner) -> bool:
-        """Carry out the first plan that makes the graph cheaper; False at the fixpoint."""
+        """Carry out, once along the graph, every plan that makes it cheaper; False at the fixpoint."""
+        improved = False
         for node in list(self.graph.nodes):
             if node not in self.pending:
                 continue
             if self.pending[node].affine.is_identity:
                 self._drop(node)
-                return True
-            if self.owners[node].shift in self.frozen_in_place:
+                improved = True
+                continue
+            if self._is_frozen(node):
                 continue
             plan, refusals = planner.best(node, self.pending[node])
-            if plan is not None:
-                self._carry_out(node, plan)
-                return True
             for owner in self.owners[node].of(self.pending[node].affine):
                 self.sites[owner].entry.reason = "; ".join(dict.fromkeys(refusals))
-        return False
+            if plan is not None:
+                self._carry_out(node, plan)
+                improved = True
+        return improved
+
+    def _is_frozen(self, node: fx.Node) -> bool:
+        if node not in self.pending:
+            return False
+        owners = self.owners[node]
+        return bool({owners.scale, owners.shift, owners.map} & self.frozen_in_place)
 
     def _drop(self, node: fx.Node) -> None:
         """Take out a pending affine that does nothing."""
@@ -135,16 +172,30 @@ class Engine:
         self.graph.erase_node(node)
 
     def _carry_out(self, node: fx.Node, plan: Plan) -> None:
-        if plan.direction == "backward":
-            self._backward(node, plan.steps[0])
+        if plan.backward is not None:
+            self._backward(node, plan.backward)
         else:
-            self._forward(node, plan.steps, plan.stays)
+            self._forward(node, plan.forward, plan.leaves, plan.stays)
 
     def _backward(self, node: fx.Node, step: Step) -> None:
         """``node`` is pending on the output of ``step.node``, and its only reader."""
-        operator, move, owners = step.node, step.move, self.owners[node]
+        move, owners = step.move, self.owners[node]
         self._note(owners.of(self.pending[node].affine), step)
-        self._set_weights(operator, move.weights)
+        if step.node in self.pending:
+            operator = step.node
+            self.owners[operator] = owners.after(
+                self.owners[operator], self.pending[node].affine, self.pending[operator].affine
+            )
+            assert move.after is not None
+            self.pending[operator] = move.after
+            operator.meta["sites"] |= node.meta["sites"]
+            operator.meta["reference"] = node.meta["reference"]
+            node.replace_all_uses_with(operator)
+            self._forget(node)
+            for deeper in step.backward.values():
+                self._backward(operator, deeper)
+            return
+        operator = self._apply(step.node, move)
         operator.meta["sites"] |= node.meta["sites"]
         if move.after is None:
             operator.meta["reference"] = node.meta["reference"]
@@ -153,41 +204,96 @@ class Engine:
         else:
             operator.meta["reference"] = None
             self.pending[node] = move.after
-        if move.before is not None:
-            new = self._insert(g.data_input(operator), operator, move.before, owners)
-            new.meta["sites"] = operator.meta["sites"]
-            new.meta["reference"] = None
-            if step.rest:
-                self._backward(new, step.rest[0])
+        self._before(operator, step, owners)
 
-    def _forward(self, node: fx.Node, steps: tuple[Step, ...], stays: Affine | None) -> None:
-        """``node`` is pending; every one of ``steps`` is at one of its readers."""
-        here, owners, source = self.pending[node], self.owners[node], g.data_input(node)
-        moved = owners.of(here.affine)
-        for step in steps:
-            operator, move = step.node, step.move
-            self._note(moved, step)
-            operator.meta["sites"] |= node.meta["sites"]
-            if operator in self.pending:
-                assert move.after is not None
-                self.owners[operator] = self.owners[operator].after(
-                    owners, self.pending[operator].affine, here.affine
-                )
-                self.pending[operator] = move.after
-                operator.replace_input_with(node, source)
-                continue
-            self._set_weights(operator, move.weights)
-            if stays is None:
-                operator.replace_input_with(node, source)
-            if move.after is not None:
-                new = self._insert_after(operator, move.after, owners)
-                if step.rest:
-                    self._forward(new, step.rest, None)
-        if stays is None:
-            self._forget(node)
-        else:
+    def _forward(
+        self, node: fx.Node, steps: Mapping[fx.Node, Step | None], leaves: Pending, stays: Affine | None
+    ) -> None:
+        """``node`` is pending; ``leaves`` goes into its readers, or waits on the edge to them."""
+        here, owners = self.pending[node], self.owners[node]
+        source = g.data_input(node) if stays is None else node
+        moved, reference = owners.of(here.affine), node.meta["reference"]
+        if stays is not None:
             self.pending[node] = Pending(stays, here.axis)
             node.meta["reference"] = None
+        for reader, step in steps.items():
+            if step is None:
+                waiting = self._insert(node, reader, leaves, owners)
+                waiting.meta["sites"], waiting.meta["reference"] = node.meta["sites"], reference
+                waiting.replace_input_with(node, source)
+                continue
+            self._note(moved, step)
+            move = step.move
+            reader.meta["sites"] |= node.meta["sites"]
+            if reader in self.pending:
+                assert move.after is not None
+                self.owners[reader] = self.owners[reader].after(
+                    owners, self.pending[reader].affine, leaves.affine
+                )
+                self.pending[reader] = move.after
+                reader.replace_input_with(node, source)
+                if step.forward:
+                    self._forward(reader, step.forward, move.after, None)
+                continue
+            self._before(reader, step, owners, onto=node)
+            operator = self._apply(reader, move)
+            operator.replace_input_with(node, source)
+            if move.after is not None:
+                new = self._insert_after(operator, move.after, owners)
+                if step.forward:
+                    self._forward(new, step.forward, move.after, None)
+        if stays is None:
+            self._forget(node)
+
+    def _before(self, operator: fx.Node, step: Step, owners: Owners, onto: fx.Node | None = None) -> None:
+        """Put what a move leaves on its operator's inputs there, and move it on."""
+        for source, here in step.move.before.items():
+            if source is onto:
+                raise AssertionError("a forward move left something on the edge that it came from")
+            new = self._insert(source, operator, here, owners)
+            new.meta["sites"], new.meta["reference"] = operator.meta["sites"], None
+            if source in step.backward:
+                self._backward(new, step.backward[source])
+
+    def _apply(self, operator: fx.Node, move: Move) -> fx.Node:
+        """Give the operator its new weights, or put another in its place."""
+        if move.becomes is not None:
+            with self.graph.inserting_before(operator):
+                schema = move.becomes._schema.arguments
+                blank = (g.data_input(operator), *[None] * (len(schema) - 1))
+                new = self.graph.call_function(move.becomes, blank)
+            new.meta = dict(operator.meta)
+            operator.replace_all_uses_with(new)
+            self.graph.erase_node(operator)
+            operator = new
+        self._set_weights(operator, move.weights)
+        return operator
+
+    def _merge_at(self, node: fx.Node, step: Step) -> None:
+        """Put one call with new weights in the place of ``node`` and the branches that only it reads."""
+        host = step.move.host
+        assert host is not None
+        branches = [source for source in node.all_input_nodes if source in self.pending or source is not host]
+        with self.graph.inserting_before(node):
+            new = self.graph.node_copy(host)
+        new.meta = {**host.meta, "reference": node.meta["reference"]}
+        new.meta["sites"] = node.meta["sites"].union(*(s.meta["sites"] for s in node.all_input_nodes))
+        new.meta["val"] = g.value(node)
+        for source in branches:
+            if source in self.pending:
+                self._note(self.owners[source].of(self.pending[source].affine), step)
+        self._set_weights(new, step.move.weights)
+        node.replace_all_uses_with(new)
+        self.graph.erase_node(node)
+        for source in {host, *branches}:
+            if not source.users and source.op == "call_function":
+                self._remove(source)
+
+    def _remove(self, node: fx.Node) -> None:
+        if node in self.pending:
+            self._forget(node)
+        else:
+            self.graph.erase_node(node)
 
     def _insert(self, source: fx.Node, reader: fx.Node, pending: Pending, owners: Owners) -> fx.Node:
         with self.graph.inserting_before(reader):
@@ -214,7 +320,7 @@ class Engine:
                 entry.rules.append(step.rule)
             if step.move.weights:
                 name = g.layer_name(step.node)
-            elif step.node in self.pending:
+            elif step.node in self.pending and self.owners[step.node].shift != USER:
                 name = self.sites[self.owners[step.node].shift].entry.name
             else:
                 continue
@@ -223,17 +329,18 @@ class Engine:
 
     def _set_weights(self, operator: fx.Node, weights: Any) -> None:
         """Give the call constants of its own; other calls that share the old ones are not touched."""
-        arguments = g.arguments(operator)
         for name, array in weights.items():
-            old = arguments[name]
+            old = g.argument_at(operator, name)
             if isinstance(old, fx.Node):
-                base = str(old.target) if old.op == "get_attr" else f"{self._base(operator)}.{name}"
+                is_stored = old.op == "get_attr"
+                base = _unfolded(str(old.target)) if is_stored else f"{self._base(operator)}.{name}"
             else:
                 base = f"{self._base(operator)}.{name}"
-            node = self._constant(operator, base, array, g.value(operator).dtype)
+            node = self._constant(operator, base, array, g.dtype(operator))
             g.set_argument(operator, name, node)
 
-    def _base(self, operator: fx.Node) -> str:
+    @staticmethod
+    def _base(operator: fx.Node) -> str:
         weight = g.arguments(operator).get("weight")
         if isinstance(weight, fx.Node) and weight.op == "get_attr":
             return str(weight.target).rpartition(".")[0] or operator.name
@@ -267,6 +374,9 @@ class Engine:
             shape = [1] * ndim
             shape[pending.axis] = affine.channels
             result = g.data_input(node)
+            if pending.origin is not None:
+                self._restore(node, pending.origin)
+                continue
             parts: list[tuple[Any, Array, int]] = []
             if affine.has_scale:
                 parts.append((aten.mul.Tensor, affine.scale.reshape(shape), owners.scale))
@@ -288,6 +398,18 @@ class Engine:
             node.replace_all_uses_with(result)
             self._forget(node)
 
+    def _restore(self, node: fx.Node, origin: Origin) -> None:
+        """Put back a call of the network's own that never moved."""
+        source = g.data_input(node)
+        args, kwargs = map_arg(
+            (origin.args, origin.kwargs), lambda n: source if n is origin.source else n
+        )
+        with self.graph.inserting_before(node):
+            result = self.graph.call_function(origin.target, args, kwargs)
+        result.meta = dict(node.meta)
+        node.replace_all_uses_with(result)
+        self._forget(node)
+
     def _set_statuses(self) -> None:
         """Count what is left in the graph, by the BatchNorm that answers for it."""
         left = dict.fromkeys(range(len(self.sites)), 0)
@@ -303,3 +425,8 @@ class Engine:
                 site.entry.reason = None
             elif site.entry.reason is None:
                 site.entry.reason = "what is left cannot move further"
+
+
+def _unfolded(name: str) -> str:
+    """The name of a constant before it was folded: one that is folded again takes the same name."""
+    return re.sub(r"_folded(_\d+)?$", "", name)

@@ -14,7 +14,10 @@ from bnfold.fold import FoldResult
 from bnfold.fold.site import BATCH_NORMS
 from bnfold.numerics import max_abs, max_rel_error
 
-RUN_TIME_FREE = {"getitem", "reshape", "view", "flatten", "permute", "transpose", "t", "unsqueeze", "squeeze"}
+RUN_TIME_FREE = {
+    "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t", "unsqueeze",
+    "squeeze",
+}  # fmt: skip
 
 
 def draw_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -46,6 +49,10 @@ def run_time_operators(result: FoldResult, folded: bool) -> int:
     return count
 
 
+def _has_arithmetic(result: FoldResult) -> bool:
+    return any(g.operator_name(n) in ("add", "sub", "mul", "div") for n in result.captured.body.graph.nodes)
+
+
 def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> None:
     """Certificates, float32 outputs, structure, and the operator count behind the statuses."""
     report = result.report
@@ -61,7 +68,9 @@ def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> 
         assert entry.max_rel_error <= 1e-12
         assert (entry.reason is None) == (entry.status == "folded")
         left += extra[entry.status]
-    assert run_time_operators(result, folded=True) - run_time_operators(result, folded=False) == left
+    more = run_time_operators(result, folded=True) - run_time_operators(result, folded=False)
+    # sums of branches and the network's own multiplications may vanish as well
+    assert more <= left if _has_arithmetic(result) else more == left
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch itself warns of padding='same' with an even kernel
         expected, actual = module(*args), result.module(*args)

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+# Of |s| against the largest. s (x + t / s) is rounded like s x + t however small s is, but numbers must stay
+# in the range of the type.
+_SMALLEST = 1e-5
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -98,7 +102,7 @@ class Affine:
         size = np.where(self.scale == 0, 1.0, np.abs(self.scale))
         return Affine(size, np.zeros_like(size))
 
-    def inverse_scale(self, smallest: float = 1e-3) -> Affine | None:
+    def inverse_scale(self, smallest: float = _SMALLEST) -> Affine | None:
         """1 / scale alone; None where some |scale| is below ``smallest`` times the largest."""
         magnitude = np.abs(self.scale)
         if not magnitude.min() > smallest * magnitude.max():
@@ -132,7 +136,7 @@ class Affine:
             maps = scaled if maps is None else maps + scaled
         return Affine(self.scale * first.scale, self.scale * first.shift + self.shift, maps)
 
-    def scale_after_shift(self, smallest: float = 1e-3) -> tuple[Affine, Affine] | None:
+    def scale_after_shift(self, smallest: float = _SMALLEST) -> tuple[Affine, Affine] | None:
         """Split into ``scale(shift(x))``: s * x + t = s * (x + t / s).
 
         None where some |s| is below ``smallest`` times the largest: t / s would lose precision there, or

@@ -100,6 +100,18 @@ def fetch(root: nn.Module, target: str) -> Any:
     return found
 
 
+def is_free(root: nn.Module, target: str) -> bool:
+    """Whether a tensor can be put at a dotted path: nothing is there, and what is on the way are modules."""
+    *path, name = target.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            return True
+        root = getattr(root, part)
+        if not isinstance(root, nn.Module):
+            return False
+    return not hasattr(root, name)
+
+
 def fill(root: nn.Module, target: str, tensor: torch.Tensor) -> None:
     """Put a tensor at a dotted path, as a buffer, making the modules on the way."""
     *path, name = target.split(".")

@@ -1,7 +1,8 @@
 """One form for one thing, so that one rule serves all.
 
-A product with a constant matrix becomes a linear layer; a multiplication by, or an addition of, a constant per
-channel becomes an affine like any BatchNorm; the pieces of a split become slices, and a split again at the end.
+A product with a constant matrix becomes a linear layer; a multiplication by, or an addition of, a
+constant per channel becomes an affine like any BatchNorm; the pieces of a split become slices, and a
+split again at the end.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -104,7 +105,9 @@ def _own_affine(node: fx.Node, constants: Constants) -> Pending | None:
     if not isinstance(x, fx.Node) or constants.is_constant(x):
         return None
     here, there = g.value(node), g.value(x)
-    if not here.is_floating_point() or here.dtype != there.dtype or g.shape(node) != g.shape(x) or here.ndim < 2:
+    if not here.is_floating_point() or here.dtype != there.dtype or here.ndim < 2:
+        return None
+    if g.shape(node) != g.shape(x):
         return None
     if isinstance(other, fx.Node):
         if not g.value(other).is_floating_point():
@@ -144,7 +147,7 @@ def _as_affine(node: fx.Node, values: Array, swapped: bool) -> Affine | None:
     alpha = g.arguments(node).get("alpha", 1)
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         return None
-    sign = _SIGNS[node.target]
+    sign = _SIGNS[cast(Any, node.target)]
     if swapped:  # constant + alpha * (+-x)
         return Affine(ones * sign * alpha, values)
     return Affine(ones, sign * alpha * values)
@@ -189,7 +192,7 @@ class Splits:
             return
         split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta))
         for reader in readers:
-            number = reader.args[1] % len(sizes)  # type: ignore[operator]
+            number = cast(int, reader.args[1]) % len(sizes)
             start = sum(sizes[:number])
             with self._graph.inserting_before(reader):
                 piece = self._graph.call_function(

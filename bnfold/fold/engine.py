@@ -1,11 +1,12 @@
 """The only place that edits the graph.
 
-Every BatchNorm becomes a pending affine. While there is a plan that makes the graph cheaper, it is carried
-out; what is still pending at the end is lowered to a multiplication and an addition, or one of them.
+Every BatchNorm becomes a pending affine. While there is a plan that makes the graph cheaper, it is
+carried out; what is still pending at the end is lowered to a multiplication and an addition, or one of
+them.
 
-For the certificate, each node's ``meta["reference"]`` names the node of the captured graph that it must equal
-(None: equal to nothing there, an affine has moved across it), and ``meta["sites"]`` the BatchNorms whose
-folding touched it.
+For the certificate, each node's ``meta["reference"]`` names the node of the captured graph that it must
+equal (None: equal to nothing there, an affine has moved across it), and ``meta["sites"]`` the BatchNorms
+whose folding touched it.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Engine:
     pending: dict[fx.Node, Pending] = field(default_factory=dict)
     owners: dict[fx.Node, Owners] = field(default_factory=dict)
     rounding: dict[str, torch.dtype] = field(default_factory=dict)
+    company: dict[int, set[int]] = field(default_factory=dict)
 
     def run(self) -> Folded:
         """Fold to a fixpoint, lower what is left, and account for every BatchNorm."""
@@ -179,15 +181,15 @@ class Engine:
 
     def _backward(self, node: fx.Node, step: Step) -> None:
         """``node`` is pending on the output of ``step.node``, and its only reader."""
-        move, owners = step.move, self.owners[node]
+        move, owners = step.move, self.owners[node].across(self.pending[node].affine)
         self._note(owners.of(self.pending[node].affine), step)
         if step.node in self.pending:
             operator = step.node
-            self.owners[operator] = owners.after(
-                self.owners[operator], self.pending[node].affine, self.pending[operator].affine
-            )
             assert move.after is not None
-            self.pending[operator] = move.after
+            first = self.owners[operator]
+            joint = owners.after(first, self.pending[node].affine, self.pending[operator].affine)
+            self._remember(first, owners)
+            self.pending[operator], self.owners[operator] = move.after, joint
             operator.meta["sites"] |= node.meta["sites"]
             operator.meta["reference"] = node.meta["reference"]
             node.replace_all_uses_with(operator)
@@ -210,7 +212,8 @@ class Engine:
         self, node: fx.Node, steps: Mapping[fx.Node, Step | None], leaves: Pending, stays: Affine | None
     ) -> None:
         """``node`` is pending; ``leaves`` goes into its readers, or waits on the edge to them."""
-        here, owners = self.pending[node], self.owners[node]
+        here = self.pending[node]
+        owners = self.owners[node].across(here.affine)
         source = g.data_input(node) if stays is None else node
         moved, reference = owners.of(here.affine), node.meta["reference"]
         if stays is not None:
@@ -227,10 +230,10 @@ class Engine:
             reader.meta["sites"] |= node.meta["sites"]
             if reader in self.pending:
                 assert move.after is not None
-                self.owners[reader] = self.owners[reader].after(
-                    owners, self.pending[reader].affine, leaves.affine
-                )
-                self.pending[reader] = move.after
+                second = self.owners[reader]
+                joint = second.after(owners, self.pending[reader].affine, leaves.affine)
+                self._remember(owners, second)
+                self.pending[reader], self.owners[reader] = move.after, joint
                 reader.replace_input_with(node, source)
                 if step.forward:
                     self._forward(reader, step.forward, move.after, None)
@@ -349,9 +352,11 @@ class Engine:
     def _constant(self, reader: fx.Node, base: str, array: Array, dtype: torch.dtype) -> fx.Node:
         """A new constant before ``reader``. One that equals an earlier new one is not stored twice."""
         tensor = torch.from_numpy(np.array(array, dtype=np.float64))
+        base = base if g.is_free(self.body, base) else base.replace(".", "_")
         name, count = f"{base}_folded", 1
-        while name in self.rounding:
-            if torch.equal(g.fetch(self.body, name), tensor) and self.rounding[name] == dtype:
+        while not g.is_free(self.body, name):
+            mine = self.rounding.get(name) == dtype
+            if mine and torch.equal(g.fetch(self.body, name), tensor):
                 break
             count += 1
             name = f"{base}_folded_{count}"
@@ -387,7 +392,8 @@ class Engine:
                 parts.append((aten.add.Tensor, affine.shift.reshape(shape), owners.shift))
             for operator, array, owner in parts:
                 role = "scale" if operator is aten.mul.Tensor else "shift"
-                base = f"{self.sites[owner].entry.name.replace('#', '_')}.{role}"
+                named = "own" if owner == USER else self.sites[owner].entry.name.replace("#", "_")
+                base = f"{named}.{role}"
                 constant = self._constant(node, base, array, g.value(node).dtype)
                 with self.graph.inserting_before(node):
                     result = self.graph.call_function(operator, (result, constant))
@@ -410,12 +416,28 @@ class Engine:
         node.replace_all_uses_with(result)
         self._forget(node)
 
+    def _share_out(self, left: dict[int, int]) -> None:
+        """What affines that were composed have left belongs to all of them alike."""
+        for owner in left:
+            for other in sorted(self.company.get(owner, ())):
+                while left[owner] > left[other] + 1:
+                    left[owner] -= 1
+                    left[other] += 1
+
+    def _remember(self, first: Owners, second: Owners) -> None:
+        """That affines of these owners were composed."""
+        together = {first.scale, first.shift, first.map, second.scale, second.shift, second.map} - {USER}
+        for owner in together:
+            self.company.setdefault(owner, set()).update(together - {owner})
+
     def _set_statuses(self) -> None:
         """Count what is left in the graph, by the BatchNorm that answers for it."""
         left = dict.fromkeys(range(len(self.sites)), 0)
         for node in self.graph.nodes:
-            if "left_by" in node.meta:
-                left[node.meta["left_by"]] += 1
+            owner = node.meta.get("left_by", USER)
+            if owner != USER:
+                left[owner] += 1
+        self._share_out(left)
         for number, site in enumerate(self.sites):
             if site.affine is None:
                 continue

@@ -84,6 +84,10 @@ class Owners:
         present = {owner for part, owner in parts if part} or {self.shift}
         return frozenset(present - {USER})
 
+    def across(self, affine: Affine) -> Owners:
+        """Once the affine has moved: what zero padding makes of a shift belongs to whose the shift was."""
+        return self if affine.map is not None else Owners(self.scale, self.shift, self.shift)
+
     def after(self, first: Owners, second_affine: Affine, first_affine: Affine) -> Owners:
         """Of a composition. What both have would be there without the later BatchNorm, or for the network's
         own operator without any: that one answers for it."""
@@ -91,7 +95,7 @@ class Owners:
         def both(mine: int, theirs: int, i_have: bool, they_have: bool) -> int:
             if i_have and they_have:
                 return USER if USER in (mine, theirs) else mine
-            return mine if i_have else theirs
+            return theirs if they_have else mine
 
         return Owners(
             both(self.scale, first.scale, second_affine.has_scale, first_affine.has_scale),

@@ -1,9 +1,9 @@
 """Looks for the cheapest legal way for one pending affine. Asks the rules, computes costs, edits nothing.
 
-A plan starts at the pending node and follows the affine, operator by operator, until it is absorbed or waits
-on an edge. Backward it goes through the producer, and from there on to the producer's own inputs; forward it
-goes into every reader, or waits on the edge to that one. What it costs is what still waits at its ends, the
-weights it copies, and what it makes of operators on its way.
+A plan starts at the pending node and follows the affine, operator by operator, until it is absorbed or
+waits on an edge. Backward it goes through the producer, and from there on to the producer's own inputs;
+forward it goes into every reader, or waits on the edge to that one. What it costs is what still waits at
+its ends, the weights it copies, and what it makes of operators on its way.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from torch import fx
 
 from bnfold import graph as g
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Array
 from bnfold.fold import cost
 from bnfold.fold.constants import Constants
+from bnfold.fold.cost import Price
 from bnfold.fold.pending import compose, pending_affine
 from bnfold.fold.rules import Move, Operator, Pending, Refusal, Rule
 
@@ -61,19 +62,28 @@ class Plan:
         forward: for each reader a step, or None where it waits on that edge.
         stays: the part that stays at the pending node (forward plans only); None for nothing.
         leaves: the part that goes forward.
-        cost: of everything still to be lowered, of weights copied and of operators replaced.
+        price: of everything still to be lowered, of weights copied and of operators replaced.
     """
 
     backward: Step | None
     forward: Mapping[fx.Node, Step | None]
     stays: Affine | None
     leaves: Pending
-    cost: float
+    price: Price
 
     def consistent(self) -> bool:
         """Whether no operator is touched twice: the second move would be computed from stale weights."""
         steps = [self.backward] if self.backward else [step for step in self.forward.values() if step]
         return max(Counter(node for step in steps for node in step.nodes()).values(), default=0) <= 1
+
+
+def _vanishes(weight: Array, kind: torch.finfo) -> bool:
+    """Whether all of a row that is not zero lies near or below the smallest normal number.
+
+    Between the smallest normal number and 1 / eps above it, rounding costs the row no more than it costs any.
+    """
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    return bool(((largest > 0) & (largest < kind.tiny / kind.eps * 2**-4)).any()) and kind.bits == 16
 
 
 _NOT_CHEAPER = "moving it further would not make the network cheaper"
@@ -103,14 +113,15 @@ class Planner:
             for operator in rule.operators:
                 self._table.setdefault((rule.direction, operator), []).append(rule)
 
-    # --- what the engine asks for ----------------------------------------------------------------------------
+    # --- what the engine asks for ------------------------------------------------------------------------
 
     def absorbed(self, node: fx.Node, here: Pending) -> Plan | None:
         """The plan that takes the whole affine into its producer's weights, where there is one."""
         self._questions = 0
         step, price = self._edge(node.all_input_nodes[0], node, here, [])
-        whole = step is not None and step.move.after is None and not step.move.before and not step.move.becomes
-        if step is None or not whole or price >= cost.lowered(here.affine, g.value(node)):
+        if step is None or step.move.after or step.move.before or step.move.becomes:
+            return None
+        if not price.beats(cost.lowered(here.affine, g.value(node))):
             return None
         return Plan(step, {}, None, here, price)
 
@@ -129,12 +140,12 @@ class Planner:
                     price += cost.lowered(stays, g.value(node))
                 plans.append(Plan(None, steps, stays, leaves, price))
         now = cost.lowered(here.affine, g.value(node))
-        better = [plan for plan in plans if plan.cost < now and plan.consistent()]
+        better = [plan for plan in plans if plan.price.beats(now) and plan.consistent()]
         if here.affine.map is not None:
             refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
         elif plans and not better:
             refusals.append(_NOT_CHEAPER)
-        return (min(better, key=lambda plan: plan.cost) if better else None), refusals
+        return (min(better, key=lambda plan: plan.price.bytes) if better else None), refusals
 
     def merges(self, node: fx.Node) -> Step | None:
         """The merge of a node's operands into one call, where a rule has one."""
@@ -144,11 +155,11 @@ class Planner:
         answer = self._ask("merge", node, Pending(Affine.identity(1), 0), None)
         return None if isinstance(answer, Refusal) else Step(node, *answer[0])
 
-    # --- the search ------------------------------------------------------------------------------------------
+    # --- the search --------------------------------------------------------------------------------------
 
     @staticmethod
     def _splits(here: Pending) -> Iterator[tuple[Affine | None, Pending]]:
-        """All of it forward; the scale forward while the shift stays as x + t / s; all but the sign forward."""
+        """All of it forward; the scale, while the shift stays as x + t / s; all but the sign."""
         yield None, here
         affine = here.affine
         if affine.map is not None or not affine.has_scale:
@@ -163,7 +174,7 @@ class Planner:
 
     def _edge(
         self, source: fx.Node, reader: fx.Node, here: Pending, refusals: list[str]
-    ) -> tuple[Step | None, float]:
+    ) -> tuple[Step | None, Price]:
         """The cheapest way back for an affine on the edge from ``source``, or to leave it there (None)."""
         wait = (None, cost.lowered(here.affine, g.value(source)))
         if source.op == "placeholder":
@@ -183,22 +194,22 @@ class Planner:
         if isinstance(answer, Refusal):
             refusals.append(answer.reason)
             return wait
-        found: tuple[Step | None, float] = wait
+        found: tuple[Step | None, Price] = wait
         for rule, move in answer:
             price = self._changes(source, move)
             if move.after is not None:
                 price += cost.lowered(move.after.affine, g.value(source))
             backward, edges = self._inputs(source, move, refusals)
             price += edges
-            if price < found[1]:
+            if price.beats(found[1]):
                 found = Step(source, rule, move, backward=backward), price
         if found[0] is None:
             refusals.append(_NOT_CHEAPER)
         return found
 
     def _composed(
-        self, source: fx.Node, here: Pending, refusals: list[str], wait: tuple[Step | None, float]
-    ) -> tuple[Step | None, float]:
+        self, source: fx.Node, here: Pending, refusals: list[str], wait: tuple[Step | None, Price]
+    ) -> tuple[Step | None, Price]:
         """On an edge behind another pending affine: the two become one, which may go back further."""
         first = self.pending[source]
         both = compose(first, here) if ("forward", pending_affine) in self._table else None
@@ -208,7 +219,7 @@ class Planner:
         before = cost.lowered(first.affine, g.value(source))
         there = g.data_input(source)
         deeper, price = self._edge(there, source, both, refusals)
-        if price - before >= wait[1]:
+        if not (price - before).beats(wait[1]):
             refusals.append(_NOT_CHEAPER)
             return wait
         backward = {} if deeper is None else {there: deeper}
@@ -216,10 +227,10 @@ class Planner:
 
     def _inputs(
         self, node: fx.Node, move: Move, refusals: list[str]
-    ) -> tuple[dict[fx.Node, Step], float]:
+    ) -> tuple[dict[fx.Node, Step], Price]:
         """What a move leaves on the inputs of its operator: how it goes on there, and the price."""
         steps: dict[fx.Node, Step] = {}
-        price = 0.0
+        price = Price()
         for source, here in move.before.items():
             step, edge = self._edge(source, node, here, refusals)
             price += edge
@@ -229,15 +240,15 @@ class Planner:
 
     def _readers(
         self, node: fx.Node, here: Pending, refusals: list[str]
-    ) -> tuple[dict[fx.Node, Step | None], float]:
+    ) -> tuple[dict[fx.Node, Step | None], Price]:
         """Into the readers of ``node``, or waiting on the edge to them; nothing where it moves into none."""
         steps: dict[fx.Node, Step | None] = {}
-        price, wait = 0.0, cost.lowered(here.affine, g.value(node))
+        price, wait = Price(), cost.lowered(here.affine, g.value(node))
         if not node.users:
             refusals.append("nothing reads it")
         for user in node.users:
             step, edge = self._reader(node, user, here, refusals)
-            if step is not None and edge > wait:
+            if step is not None and (edge.bytes > wait.bytes or edge.operators > wait.operators):
                 has_map = step.move.after is not None and step.move.after.affine.map is not None
                 refusals.append(_BORDER if has_map else _NOT_CHEAPER)
                 step = None
@@ -249,8 +260,8 @@ class Planner:
 
     def _reader(
         self, node: fx.Node, user: fx.Node, here: Pending, refusals: list[str]
-    ) -> tuple[Step | None, float]:
-        nothing = (None, 0.0)
+    ) -> tuple[Step | None, Price]:
+        nothing = (None, Price())
         if user.op == "output":
             refusals.append("it is an output of the network")
             return nothing
@@ -264,7 +275,12 @@ class Planner:
         if isinstance(answer, Refusal):
             refusals.append(answer.reason)
             return nothing
-        found: tuple[Step | None, float] = nothing
+        found: tuple[Step | None, Price] = nothing
+        most = cost.lowered(here.affine, g.value(node)).operators
+
+        def rank(price: Price) -> tuple[bool, float]:
+            return price.operators > most, price.bytes
+
         for rule, move in answer:
             price = self._changes(user, move)
             backward, edges = self._inputs(user, move, refusals)
@@ -276,14 +292,14 @@ class Planner:
             if move.after is not None:
                 stay = cost.lowered(move.after.affine, g.value(user))
                 further, there = self._readers(user, move.after, [])
-                if further and there < stay:
+                if further and there.beats(stay):
                     forward, stay = further, there
                 price += stay
-            if found[0] is None or price < found[1]:
+            if found[0] is None or rank(price) < rank(found[1]):
                 found = Step(user, rule, move, forward, backward), price
         return found
 
-    # --- one operator ----------------------------------------------------------------------------------------
+    # --- one operator ------------------------------------------------------------------------------------
 
     def _ask(
         self, direction: str, node: fx.Node, here: Pending, edge: fx.Node | None
@@ -310,31 +326,31 @@ class Planner:
                 reasons.append(f"{what}: {answer.reason}")
                 continue
             for move in answer if isinstance(answer, tuple) else (answer,):
-                overflow = self._overflow(node, move)
-                if overflow is None:
+                unfit = self._unfit(node, move)
+                if unfit is None:
                     moves.append((rule.name, move))
                 else:
-                    reasons.append(f"{what}: {overflow}")
+                    reasons.append(f"{what}: {unfit}")
         return moves or Refusal("; ".join(reasons))
 
     @staticmethod
-    def _overflow(node: fx.Node, move: Move) -> str | None:
-        """Why the new weights do not fit the operator's type. A bound may be infinite, a weight may not."""
+    def _unfit(node: fx.Node, move: Move) -> str | None:
+        """Why the operator's type cannot hold the new weights. A bound may be infinite, a weight may not."""
         dtype = g.dtype(node)
-        largest = torch.finfo(dtype).max
+        kind = torch.finfo(dtype)
         for name, array in move.weights.items():
             checked = array[~np.isinf(array)] if move.becomes is not None else array
-            if checked.size and not np.abs(checked).max() <= largest:
+            if checked.size and not np.abs(checked).max() <= kind.max:
                 return f"the folded {name} would overflow {g.dtype_name(dtype)}"
+            if array.ndim > 1 and move.becomes is None and _vanishes(array, kind):
+                return f"the folded {name} would lose its digits: subnormal in {g.dtype_name(dtype)}"
         return None
 
-    def _changes(self, node: fx.Node, move: Move) -> float:
-        """The cost of weights that other calls read too, and are therefore copied, and of another operator."""
-        price = 0.0
+    def _changes(self, node: fx.Node, move: Move) -> Price:
+        """The price of weights that other calls read too, and are therefore copied; of another operator."""
         if move.becomes is not None:
-            value = g.value(node)
-            price += cost.operator(move.becomes, value) - cost.operator(node.target, value)
-            return price
+            return cost.replaced(node.target, move.becomes, g.value(node))
+        price = Price()
         for name in move.weights:
             weight = g.argument_at(node, name)
             if isinstance(weight, fx.Node) and len(weight.users) > 1:

@@ -15,8 +15,8 @@ from bnfold.fold.site import BATCH_NORMS
 from bnfold.numerics import max_abs, max_rel_error
 
 RUN_TIME_FREE = {
-    "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t", "unsqueeze",
-    "squeeze",
+    "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t",
+    "unsqueeze", "squeeze",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Operators that only move values: where each channel of an affine goes, found by moving numbers.
 
 The operator itself runs on a tensor that holds at every position the number of its channel. Whatever the
-operator is, the affine can pass where the result depends on one axis only; the numbers along that axis say
-which channel goes where. Nothing is derived from shapes, so equal sizes cannot be mixed up.
+operator is, the affine can pass where the result depends on one axis only; the numbers along that axis
+say which channel goes where. Nothing is derived from shapes, so equal sizes cannot be mixed up.
 """
 
 from __future__ import annotations
@@ -63,29 +63,31 @@ def forward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
     None where one position of the output mixes with another's channel on every axis.
     """
     shape = g.shape(operator.data)
-    numbers = np.arange(shape[axis], dtype=np.float64).reshape([-1 if k == axis else 1 for k in range(len(shape))])
-    moved = _run(operator, np.broadcast_to(numbers, shape))
+    moved = _run(operator, _numbered(shape, axis))
     if moved is None:
         return None
     return _along_one_axis(moved, moved, operator.output_shape)
 
 
 def backward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
-    """The input's axis of the channels, and for each position on it the output's channel; -1: goes nowhere."""
+    """The input's axis of the channels, and for each position on it the output's channel; -1: none."""
     shape, result = g.shape(operator.data), g.shape(operator.node)
     size = math.prod(shape)
     places = _run(operator, np.arange(size, dtype=np.float64).reshape(shape))
     if places is None or places.shape != result or size == 0:
         return None
-    channel = np.broadcast_to(
-        np.arange(result[axis], dtype=np.float64).reshape([-1 if k == axis else 1 for k in range(len(result))]),
-        result,
-    ).ravel()
+    channel = _numbered(result, axis).ravel()
     flat = places.astype(np.int64).ravel()
     low, high = np.full(size, np.inf), np.full(size, -np.inf)
     np.minimum.at(low, flat, channel)
     np.maximum.at(high, flat, channel)
     return _along_one_axis(low.reshape(shape), high.reshape(shape), operator.input_shape)
+
+
+def _numbered(shape: tuple[int, ...], axis: int) -> NDArray[np.float64]:
+    """A tensor that holds at every position its place on ``axis``."""
+    along = [-1 if k == axis else 1 for k in range(len(shape))]
+    return np.broadcast_to(np.arange(shape[axis], dtype=np.float64).reshape(along), shape)
 
 
 def _run(operator: Operator, tensor: NDArray[np.float64]) -> NDArray[np.float64] | None:

@@ -2,13 +2,13 @@
 
     s * avg(x) + t  =  avg(s * x + t)
 
-Averaging is linear and keeps constants, so the whole affine commutes: pooling, adaptive pooling, the mean over
-spatial axes, and interpolation (the weights of nearest, bilinear and bicubic up-sampling add up to one). Where
-padded zeros are counted (count_include_pad), avg(t) is smaller than t at the border: the scale moves, the shift
-stays behind.
+Averaging is linear and keeps constants, so the whole affine commutes: pooling, adaptive pooling, the mean
+over spatial axes, and interpolation (the weights of nearest, bilinear and bicubic up-sampling add up to
+one). Where padded zeros are counted (count_include_pad), avg(t) is smaller than t at the border: the
+scale moves, the shift stays behind.
 
-Refuses: averaging over the channels themselves; a divisor of the user's own for the shift (the average of a
-constant is then another constant).
+Refuses: averaging over the channels themselves; a divisor of the user's own for the shift (the average of
+a constant is then another constant).
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class AverageBackward(Rule):
             Case("mean", lambda: pooled(Mean(2, 3), nn.BatchNorm1d(4)), (4, 3, 6, 6), ("folded",)),
             Case("mean, kept", lambda: pooled(Mean(-1, -2, keep=True)), (4, 3, 6, 6), ("folded",)),
             Case("mean over one axis", lambda: pooled(Mean(2), nn.BatchNorm1d(4)), (4, 3, 6, 6), ("folded",)),
-            Case("mean over the channels", lambda: pooled(Mean(1), nn.BatchNorm1d(4)), (2, 3, 6, 7), ("kept",)),
+            Case(
+                "mean over the channels", lambda: pooled(Mean(1), nn.BatchNorm1d(4)), (2, 3, 6, 7), ("kept",)
+            ),
             Case("nearest", lambda: enlarged("nearest"), (4, 3, 6, 6), ("folded",)),
             Case("bilinear", lambda: enlarged("bilinear"), (2, 3, 5, 6), ("folded",)),
             Case("bicubic", lambda: enlarged("bicubic"), (2, 3, 5, 6), ("folded",)),

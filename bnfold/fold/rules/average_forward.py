@@ -2,8 +2,8 @@
 
     avg(s * x + t)  =  s * avg(x) + t
 
-The same algebra as backward: pooling, adaptive pooling, the mean over spatial axes, and interpolation. Where
-padded zeros are counted, only a scale passes: avg(s x) = s avg(x).
+The same algebra as backward: pooling, adaptive pooling, the mean over spatial axes, and interpolation.
+Where padded zeros are counted, only a scale passes: avg(s x) = s avg(x).
 
 Refuses: averaging over the channels themselves; a shift where zeros are counted.
 """

@@ -3,11 +3,11 @@
     W * (s x + t) + b  =  (W diag(s)) * x  +  (W * t + b)
 
 The scale always passes: padding reads 0, and s * 0 = 0. The shift does not: inside, W * t is the same at
-every position and joins the bias, but at the border of a zero-padded input some taps read 0, not t.
-So without padding W * t is a bias; with zero padding it is a map, computed once for the (fixed) input size
+every position and joins the bias, but at the border of a zero-padded input some taps read 0, not t. So
+without padding W * t is a bias; with zero padding it is a map, computed once for the (fixed) input size
 and left pending behind the convolution as one addition. Transposed convolutions overlap at their borders:
-always a map. Padding that repeats real values (reflect, replicate, circular) is an operator of its own in the
-graph, and the convolution behind it is unpadded.
+always a map. Padding that repeats real values (reflect, replicate, circular) is an operator of its own in
+the graph, and the convolution behind it is unpadded.
 
 Weight: (out, in / groups, *kernel); transposed: (in, out / groups, *kernel).
 

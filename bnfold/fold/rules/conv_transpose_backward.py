@@ -2,8 +2,8 @@
 
     s * (W^T * x + b) + t  =  (s W)^T * x + (s b + t)
 
-W has shape (in, out / groups, *kernel): input channels are the rows, and group i of the rows writes group i
-of the output channels. So the scale is applied as
+W has shape (in, out / groups, *kernel): input channels are the rows, and group i of the rows writes group
+i of the output channels. So the scale is applied as
 
     W.reshape(g, in/g, out/g, ...) * s.reshape(g, 1, out/g, ...)
 

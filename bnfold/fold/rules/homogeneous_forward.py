@@ -3,11 +3,12 @@
     f(s * x)  =  s * f(x), s > 0        f: relu, leaky relu, prelu; abs for any s: |s x| = |s| |x|
     max(s * x + t)  =  s * max(x) + t, s > 0        max pooling: its shift moves too
 
-So relu(s x + t) = s * relu(x + t / s): one addition is left before the relu, and no shift behind it that could
-meet the border of a zero-padded convolution. leaky relu and prelu take a negative scale by turning their slope
-round: f_a(s x) = a s * f_{1/a}(x) for s < 0 < a.
+So relu(s x + t) = s * relu(x + t / s): one addition is left before the relu, and no shift behind it that
+could meet the border of a zero-padded convolution. leaky relu and prelu take a negative scale by turning
+their slope round: f_a(s x) = a s * f_{1/a}(x) for s < 0 < a.
 
-Refuses: a shift (but for max pooling); a scale that is not positive (but for abs, and slopes that turn round).
+Refuses: a shift (but for max pooling); a scale that is not positive (but for abs, and slopes that turn
+round).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 W has shape (out, in); the features are the last axis.
 
 Refuses: channels on any other axis. BatchNorm's channels are axis 1, so the two meet only for an input of
-shape (batch, features). For (batch, length, features) the affine runs over the length, even where length and
-features happen to be equal, and must not go into W's rows.
+shape (batch, features). For (batch, length, features) the affine runs over the length, even where length
+and features happen to be equal, and must not go into W's rows.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Parallel linear branches of one value become one layer.
 
-    W1 * x + W2 * x    =  (W1 + W2) * x             kernels centred on each other, 1 x 1 in the middle of 3 x 3
+    W1 * x + W2 * x    =  (W1 + W2) * x             kernels centred, 1 x 1 in the middle of 3 x 3
     W * x + (s x + t)  =  (W + diag(s)) * x + t     a BatchNorm, or nothing at all, beside a convolution
 
-Found from the graph, whatever the classes are called (RepVGG, MobileOne, and residual connections around one
-convolution). The smaller kernel is written into the larger: tap k2 of one reads where tap
-k1 = (p1 - p2 + k2 d2) / d1 of the other does. Grouped branches fit a host with fewer or as many groups. Linear
+Found from the graph, whatever the classes are called (RepVGG, MobileOne, and residual connections around
+one convolution). The smaller kernel is written into the larger: tap k2 of one reads where tap k1 = (p1 -
+p2 + k2 d2) / d1 of the other does. Grouped branches fit a host with fewer or as many groups. Linear
 layers over one input merge alike.
 
-Refuses: branches of which either output has another reader; other strides; kernels that do not fit into one of
-the two; an identity with other channels; weights that depend on the input.
+Refuses: branches of which either output has another reader; other strides; kernels that do not fit into
+one of the two; an identity with other channels; weights that depend on the input.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ class MergeBranches(Rule):
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         a, b = operator.node.args[:2]
-        if not isinstance(a, fx.Node) or not isinstance(b, fx.Node) or a is b or operator.arguments["alpha"] != 1:
+        if not isinstance(a, fx.Node) or not isinstance(b, fx.Node) or a is b:
             return Refusal("it is not the sum of two values")
+        if operator.arguments["alpha"] != 1:
+            return Refusal("one of its terms is multiplied")
         if g.value(a).shape != g.value(b).shape:
             return Refusal("one of its terms is broadcast")
         for host_node, other in ((a, b), (b, a)):
@@ -87,7 +89,9 @@ class MergeBranches(Rule):
             return None
         return _Layer(node, source, weight, bias, call["groups"], stride, padding, dilation)
 
-    def _with_layer(self, operator: Operator, host: _Layer, other: fx.Node) -> tuple[Array, Array | None] | None:
+    def _with_layer(
+        self, operator: Operator, host: _Layer, other: fx.Node
+    ) -> tuple[Array, Array | None] | None:
         layer = self._layer(operator, other)
         if layer is None or layer.source is not host.source or layer.stride != host.stride:
             return None

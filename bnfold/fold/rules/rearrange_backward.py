@@ -2,9 +2,9 @@
 
     s * P(x) + t  =  P(s' * x + t')        s', t': the channels in the order before P
 
-P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle: every output value is one
-input value. The channels may land on another axis, as for a linear layer over (batch, length, features) whose
-result is flattened to (batch * length, features) for its BatchNorm (LeViT).
+P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle: every output value is
+one input value. The channels may land on another axis, as for a linear layer over (batch, length,
+features) whose result is flattened to (batch * length, features) for its BatchNorm (LeViT).
 
 Refuses: channels that no single axis before P tells apart (a flattened feature map has one channel per
 position, a convolution before it only one per map).
@@ -44,18 +44,21 @@ class RearrangeBackward(Rule):
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 y = self.linear(x)
-                return self.norm(y.flatten(0, 1)).reshape_as(y)
+                z: torch.Tensor = self.norm(y.flatten(0, 1)).reshape_as(y)
+                return z
 
         class Transposed(LinearNorm):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return self.norm(self.linear(x).transpose(1, 2)).transpose(1, 2)
+                z: torch.Tensor = self.norm(self.linear(x).transpose(1, 2)).transpose(1, 2)
+                return z
 
         class RowsSplit(LinearNorm):
-            """Rows of a product are split off as the channels: (batch, length, features) -> BatchNorm(length)."""
+            """The rows of a product become the channels."""
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 y = self.linear(x)
-                return self.norm(y.reshape(x.shape[0], y.shape[-1], -1))
+                z: torch.Tensor = self.norm(y.reshape(x.shape[0], y.shape[-1], -1))
+                return z
 
         def shuffled(channels: int, norm: int, shuffle: nn.Module) -> nn.Module:
             return nn.Sequential(nn.Conv2d(3, channels, 3), shuffle, nn.BatchNorm2d(norm))

@@ -2,8 +2,9 @@
 
     P(s * x + t)  =  s' * P(x) + t'        s', t': the channels in the order after P
 
-P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle. A flatten before a classifier
-repeats each channel's s and t for every position: (C, H, W) -> C * H * W features. A split is several slices.
+P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle. A flatten before a
+classifier repeats each channel's s and t for every position: (C, H, W) -> C * H * W features. A split is
+several slices.
 
 Refuses: channels that no single axis after P tells apart.
 """
@@ -84,7 +85,9 @@ class RearrangeForward(Rule):
             ),
             Case(
                 "pixel shuffle",
-                lambda: nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(8), nn.PixelShuffle(2), nn.Conv2d(2, 3, 3)),
+                lambda: nn.Sequential(
+                    nn.Sigmoid(), nn.BatchNorm2d(8), nn.PixelShuffle(2), nn.Conv2d(2, 3, 3)
+                ),
                 (2, 8, 3, 4),
                 ("kept",),
             ),

@@ -2,8 +2,8 @@
 
     W_ih (s * x + t) + b_ih  =  (W_ih diag(s)) x + (b_ih + W_ih t)
 
-Both directions of the first layer read the input: W_ih has shape (gates * hidden, features), and the features are
-the input's last axis.
+Both directions of the first layer read the input: W_ih has shape (gates * hidden, features), and the
+features are the input's last axis.
 
 Refuses: channels on another axis; a shift where the layer has no biases.
 """
@@ -72,7 +72,12 @@ class RecurrentForward(Rule):
 
         return [
             Case("LSTM", lstm, (2, 3, 5), ("folded",)),
-            Case("two layers, both directions", lambda: lstm(num_layers=2, bidirectional=True), (2, 3, 5), ("folded",)),
+            Case(
+                "two layers, both directions",
+                lambda: lstm(num_layers=2, bidirectional=True),
+                (2, 3, 5),
+                ("folded",),
+            ),
             Case("no bias", lambda: lstm(bias=False), (2, 3, 5), ("reduced",)),
             Case(
                 "GRU, sizes equal",

@@ -2,8 +2,8 @@
 
     s * (x + y) + t  =  (s * x + t) + s * y  =  s * x + (s * y + t)
 
-Each term goes on to its own producer, a convolution for instance. A term that others read as well (a residual
-stream) keeps a multiplication of its own.
+Each term goes on to its own producer, a convolution for instance. A term that others read as well (a
+residual stream) keeps a multiplication of its own.
 
 Refuses: x + x, and terms that are broadcast along the channels.
 """

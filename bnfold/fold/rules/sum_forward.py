@@ -3,8 +3,8 @@
     (s * x + t) + y  =  s * (x + y / s) + t
     (x + t) + y      =  (x + y) + t                    a shift alone needs nothing of the other term
 
-1 / s is pending on the other term and goes on to its producer, or meets an affine that is pending there already:
-a residual stream of which both terms are normalised keeps one multiplication, not two.
+1 / s is pending on the other term and goes on to its producer, or meets an affine that is pending there
+already: a residual stream of which both terms are normalised keeps one multiplication, not two.
 
 Refuses: scales that cannot be divided by; x + x; terms that are broadcast along the channels.
 """

@@ -2,9 +2,9 @@
 
     s * clamp(x, l, h) + t  =  clamp(s * x + t, s * l + t, s * h + t)        bounds swapped where s < 0
 
-A relu is a clamp from 0 up, relu6 and hardtanh are clamps. With a bound per channel, one maximum, minimum or
-clamp takes the place of the activation, and the affine goes on to the layer before it: this is how a BatchNorm
-after a relu folds backward. Any sign of s; a dead channel becomes the clamp from t to t.
+A relu is a clamp from 0 up, relu6 and hardtanh are clamps. With a bound per channel, one maximum, minimum
+or clamp takes the place of the activation, and the affine goes on to the layer before it: this is how a
+BatchNorm after a relu folds backward. Any sign of s; a dead channel becomes the clamp from t to t.
 
 Refuses: bounds that depend on the input, or vary over another axis than the channels.
 """
@@ -41,8 +41,8 @@ class ThresholdBackward(Rule):
         )
 
     def cases(self) -> list[Case]:
-        def activated(activation: nn.Module, **options: int) -> nn.Module:
-            return nn.Sequential(nn.Conv2d(3, 4, 3, **options), activation, nn.BatchNorm2d(4))
+        def activated(activation: nn.Module, padding: int = 0) -> nn.Module:
+            return nn.Sequential(nn.Conv2d(3, 4, 3, padding=padding), activation, nn.BatchNorm2d(4))
 
         return [
             Case("relu", lambda: activated(nn.ReLU()), (2, 3, 6, 7), ("folded",)),

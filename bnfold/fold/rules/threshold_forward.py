@@ -2,10 +2,10 @@
 
     clamp(s * x + t, l, h)  =  s * clamp(x, (l - t) / s, (h - t) / s) + t        bounds swapped where s < 0
 
-A relu is a clamp from 0 up: relu(s x + t) = s * max(x, -t / s) + t for s > 0, and with min for s < 0. So a
-BatchNorm before a relu (pre-activation) costs nothing where the layer behind takes s and t: one maximum, minimum
-or clamp with a bound per channel is in the place of the relu. A dead channel (s = 0) is the constant
-clamp(t, l, h).
+A relu is a clamp from 0 up: relu(s x + t) = s * max(x, -t / s) + t for s > 0, and with min for s < 0. So
+a BatchNorm before a relu (pre-activation) costs nothing where the layer behind takes s and t: one
+maximum, minimum or clamp with a bound per channel is in the place of the relu. A dead channel (s = 0) is
+the constant clamp(t, l, h).
 
 Refuses: bounds that depend on the input; scales so small that a bound would lose precision.
 """
@@ -47,8 +47,9 @@ class ThresholdForward(Rule):
         return clamp_move(low, high, rank, pending.axis, after=Pending(after, pending.axis))
 
     def cases(self) -> list[Case]:
-        def before(activation: nn.Module, **options: int) -> nn.Module:
-            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(3), activation, nn.Conv2d(3, 4, 3, **options))
+        def before(activation: nn.Module, padding: int = 0) -> nn.Module:
+            conv = nn.Conv2d(3, 4, 3, padding=padding)
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(3), activation, conv)
 
         return [
             Case("relu", lambda: before(nn.ReLU()), (2, 3, 6, 7), ("folded",)),

@@ -175,6 +175,10 @@ class Engine:
 
     def _carry_out(self, node: fx.Node, plan: Plan) -> None:
         if plan.backward is not None:
+            source, owners = g.data_input(node), self.owners[node]
+            for reader, undo in plan.undone.items():
+                new = self._insert(source, reader, undo, owners)
+                new.meta["sites"], new.meta["reference"] = node.meta["sites"], source.meta["reference"]
             self._backward(node, plan.backward)
         else:
             self._forward(node, plan.forward, plan.leaves, plan.stays)
@@ -352,9 +356,9 @@ class Engine:
     def _constant(self, reader: fx.Node, base: str, array: Array, dtype: torch.dtype) -> fx.Node:
         """A new constant before ``reader``. One that equals an earlier new one is not stored twice."""
         tensor = torch.from_numpy(np.array(array, dtype=np.float64))
-        base = base if g.is_free(self.body, base) else base.replace(".", "_")
+        base = base if g.leads_through_modules(self.body, base) else base.replace(".", "_")
         name, count = f"{base}_folded", 1
-        while not g.is_free(self.body, name):
+        while g.has(self.body, name):
             mine = self.rounding.get(name) == dtype
             if mine and torch.equal(g.fetch(self.body, name), tensor):
                 break

@@ -117,7 +117,7 @@ class Engine:
                 self._carry_out(node, plan)
 
     def _merge(self) -> bool:
-        """Make one call of two parallel branches; False where there are none left."""
+        """Make one call of two parallel branches, or of two in a row; False where there are none left."""
         for node in self._body.graph.nodes:
             step = None if node.op != "call_function" else self._planner.merges(node)
             if step is not None:
@@ -241,7 +241,7 @@ class Engine:
                 self._backward(new, step.backward[source])
 
     def _merge_at(self, node: fx.Node, step: Step) -> None:
-        """Put one call with new weights in the place of ``node`` and the branches that only it reads."""
+        """Put one call with new weights in the place of ``node`` and what only it reads."""
         host = step.move.host
         assert host is not None
         branches = [source for source in node.all_input_nodes if source is not host]
@@ -250,10 +250,7 @@ class Engine:
         new.meta = {**host.meta, "reference": node.meta["reference"]}
         new.meta["sites"] = node.meta["sites"].union(*(s.meta["sites"] for s in node.all_input_nodes))
         new.meta["val"] = g.value(node)
-        for source in branches:
-            if source in self._body.pending:
-                owners = self._body.owners[source].of(self._body.pending[source].affine)
-                self._account.moved(owners, step, self._body)
+        self._account.moved(new.meta["sites"], step, self._body)
         self._body.set_weights(new, step.move.weights)
         node.replace_all_uses_with(new)
         self._body.graph.erase_node(node)

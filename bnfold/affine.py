@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+# Of |s| against the largest. s (x + t / s) is rounded like s x + t however small s is, but numbers must stay
+# in the range of the type.
+_SMALLEST = 1e-5
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -73,6 +77,49 @@ class Affine:
     def is_identity(self) -> bool:
         return not self.has_scale and not self.has_shift and self.map is None
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether it is the same for every channel."""
+        return self.map is None and bool(
+            (self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all()
+        )
+
+    def take(self, channels: Array | NDArray[np.int64]) -> Affine:
+        """The affine of these channels, in this order; -1 stands for a channel that is left alone.
+
+        Raises:
+            ValueError: it has a map.
+        """
+        if self.map is not None:
+            raise ValueError("a map cannot be rearranged by channel")
+        index = np.asarray(channels, dtype=np.int64)
+        return Affine(
+            np.where(index < 0, 1.0, self.scale[index]), np.where(index < 0, 0.0, self.shift[index])
+        )
+
+    def magnitude(self) -> Affine:
+        """|scale| alone, 1 where the scale is 0."""
+        size = np.where(self.scale == 0, 1.0, np.abs(self.scale))
+        return Affine(size, np.zeros_like(size))
+
+    def inverse(self, smallest: float = _SMALLEST) -> Affine | None:
+        """(x - shift) / scale; None with a map, or where |scale| is below ``smallest`` times the largest."""
+        magnitude = np.abs(self.scale)
+        if self.map is not None or not magnitude.min() > smallest * magnitude.max():
+            return None
+        return Affine(1.0 / self.scale, -self.shift / self.scale)
+
+    def inverse_scale(self, smallest: float = _SMALLEST) -> Affine | None:
+        """1 / scale alone; None where some |scale| is below ``smallest`` times the largest."""
+        magnitude = np.abs(self.scale)
+        if not magnitude.min() > smallest * magnitude.max():
+            return None
+        return Affine(1.0 / self.scale, np.zeros_like(self.shift))
+
+    def negated_shift(self) -> Affine:
+        """scale * x - shift - map."""
+        return Affine(self.scale, -self.shift, None if self.map is None else -self.map)
+
     def only_scale(self) -> Affine:
         """The scale without shift and map."""
         return Affine(self.scale, np.zeros_like(self.shift))
@@ -96,7 +143,7 @@ class Affine:
             maps = scaled if maps is None else maps + scaled
         return Affine(self.scale * first.scale, self.scale * first.shift + self.shift, maps)
 
-    def scale_after_shift(self, smallest: float = 1e-3) -> tuple[Affine, Affine] | None:
+    def scale_after_shift(self, smallest: float = _SMALLEST) -> tuple[Affine, Affine] | None:
         """Split into ``scale(shift(x))``: s * x + t = s * (x + t / s).
 
         None where some |s| is below ``smallest`` times the largest: t / s would lose precision there, or

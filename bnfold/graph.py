@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 getitem = operator.getitem
 
@@ -34,8 +34,38 @@ def data_input(node: fx.Node) -> fx.Node:
     return cast(fx.Node, node.args[0])
 
 
-def set_argument(node: fx.Node, name: str, new: Any) -> None:
-    """Set one argument by its name in the schema."""
+def argument_at(node: fx.Node, path: str) -> Any:
+    """One argument by its name in the schema; ``params.0`` is the first of a list."""
+    name, _, position = path.partition(".")
+    argument = arguments(node)[name]
+    return argument[int(position)] if position else argument
+
+
+def times_read(reader: fx.Node, source: fx.Node) -> int:
+    """How often ``source`` stands among the arguments of ``reader``."""
+    count = 0
+
+    def look(node: fx.Node) -> fx.Node:
+        nonlocal count
+        count += node is source
+        return node
+
+    map_arg((reader.args, reader.kwargs), look)
+    return count
+
+
+def shape(node: fx.Node) -> tuple[int, ...]:
+    """A value's shape; a symbolic axis has the size it was captured with."""
+    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in value(node).shape)
+
+
+def set_argument(node: fx.Node, path: str, new: Any) -> None:
+    """Set one argument by its name in the schema; ``params.0`` is the first of a list."""
+    name, _, index = path.partition(".")
+    if index:
+        entries = list(arguments(node)[name])
+        entries[int(index)] = new
+        new = entries
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     position = next(i for i, argument in enumerate(schema) if argument.name == name)
     if position < len(node.args):
@@ -51,9 +81,15 @@ def value(node: fx.Node) -> torch.Tensor:
     return cast(torch.Tensor, node.meta["val"])
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype(node: fx.Node) -> torch.dtype:
+    """The dtype of a value, or of the first of several (an LSTM's)."""
+    made = node.meta["val"]
+    return cast(torch.Tensor, made[0] if isinstance(made, tuple | list) else made).dtype
+
+
+def dtype_name(kind: torch.dtype) -> str:
     """numpy's name of a dtype."""
-    return str(dtype).removeprefix("torch.")
+    return str(kind).removeprefix("torch.")
 
 
 def fetch(root: nn.Module, target: str) -> Any:
@@ -62,6 +98,22 @@ def fetch(root: nn.Module, target: str) -> Any:
     for part in target.split("."):
         found = getattr(found, part)
     return found
+
+
+def has(root: nn.Module, target: str) -> bool:
+    """Whether something is at a dotted path."""
+    try:
+        fetch(root, target)
+    except AttributeError:
+        return False
+    return True
+
+
+def leads_through_modules(root: nn.Module, target: str) -> bool:
+    """Whether what is on the way to a dotted path are modules, or nothing yet."""
+    parts = target.split(".")
+    prefixes = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return all(isinstance(fetch(root, path), nn.Module) for path in prefixes if has(root, path))
 
 
 def fill(root: nn.Module, target: str, tensor: torch.Tensor) -> None:

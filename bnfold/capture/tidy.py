@@ -31,6 +31,7 @@ _DROPOUT = {
     aten.alpha_dropout_.default,
     aten.feature_alpha_dropout.default,
 }
+_VIEWS = {aten.view.default, aten._unsafe_view.default}
 _ASSERTIONS = {
     aten._assert_tensor_metadata.default,
     aten._assert_async.msg,
@@ -56,6 +57,8 @@ def tidy(body: fx.GraphModule) -> None:
         if _does_nothing(node):
             node.replace_all_uses_with(node.args[0])
             body.graph.erase_node(node)
+        elif node.target in _VIEWS:
+            node.target = aten.reshape.default  # without the copy before it, its input may not be contiguous
     g.clean(body)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -61,14 +62,21 @@ def fold(
         ``refused`` in the report, with a finding, and stays in the module.
 
     Raises:
-        UsageError: unusable inputs, or an unknown rule name (BNF-U025).
+        UsageError: unusable inputs, an unknown rule name (BNF-U025), or no module (BNF-U026).
         CaptureError: torch.export cannot capture the module.
 
     Source: Ioffe and Szegedy (2015), section 3.1, for inference with population statistics; Jacob et al.,
     "Quantization and Training of Neural Networks" (2018), section 3.2, for folding into weights. Moving an
     affine until it disappears, with separate legality for scale and shift, is described in docs/algebra.md.
     """
-    rules = _chosen_rules(skip)
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            "BNF-U026",
+            f"{type(module).__name__} is no torch.nn.Module",
+            where="module",
+            fix="fold(net, (x,))",
+        )
+    rules = _chosen_rules((skip,) if isinstance(skip, str) else skip)
     started = time.perf_counter()
     captured = capture(module, example_inputs, dynamic_batch=dynamic_batch)
     seconds = {"capture": time.perf_counter() - started, "fold": 0.0, "certificate": 0.0}
@@ -80,7 +88,7 @@ def fold(
         folded = Engine(captured, sites, rules, frozen_in_place=frozenset(undone)).run()
         seconds["fold"] += time.perf_counter() - started
         started = time.perf_counter()
-        certificate = certify(captured, folded.body, unusable)
+        certificate = certify(captured, folded.body, unusable, [site.cancels for site in sites])
         seconds["certificate"] += time.perf_counter() - started
         failed = [number for number in certificate.failed_sites() if number not in undone]
         if not failed:
@@ -123,6 +131,18 @@ def _report(
                 "this is a bug in bnfold: please report it with the model",
             )
         )
+    if certificate.network is None and all(site.reproducible for site in sites):
+        findings.append(
+            Finding(
+                "BNF-A026",
+                "warning",
+                "",
+                "the fold has no certificate for the whole network: on drawn inputs the original's own "
+                "output is not finite in float64",
+                {},
+                "compare on real frames: bnfold verify --samples",
+            )
+        )
     if certificate.network is not None and not certificate.network <= certificate.tolerance:
         findings.append(
             Finding(
@@ -151,7 +171,8 @@ def _out_of_range(folded: Folded) -> list[Finding]:
     for name, dtype in folded.rounding.items():
         if name not in names:
             continue  # superseded by a later fold
-        largest = max_abs(g.fetch(folded.body, name).numpy())
+        values = g.fetch(folded.body, name).numpy()
+        largest = max_abs(values[~np.isinf(values)])  # a clamp without a bound has an infinite one
         if largest > torch.finfo(dtype).max:
             findings.append(
                 Finding(

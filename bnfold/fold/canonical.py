@@ -1,15 +1,25 @@
-"""One form for one thing: a product with a constant matrix becomes a linear layer; one rule serves both."""
+"""One form for one thing, so that one rule serves all.
+
+A product with a constant matrix becomes a linear layer; a multiplication by, or an addition of, a
+constant per channel becomes an affine like any BatchNorm; the pieces of a split become slices, and a
+split again at the end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Any
+import math
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import fx
 
 from bnfold import graph as g
+from bnfold.affine import Affine, Array
 from bnfold.fold.constants import Constants
+from bnfold.fold.pending import Origin, Pending
 
 aten = torch.ops.aten
 
@@ -43,6 +53,18 @@ def use_linear(graph: fx.Graph, constants: Constants, pending: Container[fx.Node
         graph.erase_node(node)
 
 
+def use_shapes(graph: fx.Graph) -> None:
+    """Write ``x.reshape_as(y)`` as a reshape to y's sizes: y's values are not read."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in (aten.view_as.default, aten.reshape_as.default):
+            continue
+        sizes = [size if isinstance(size, int) else -1 for size in g.value(node).shape]
+        if sizes.count(-1) > 1:
+            continue
+        node.target = aten.reshape.default
+        node.args, node.kwargs = (node.args[0], sizes), {}
+
+
 def _operands(node: fx.Node) -> tuple[fx.Node, Any, fx.Node | None] | None:
     if node.target in (aten.mm.default, aten.matmul.default):
         x, matrix = node.args
@@ -52,3 +74,155 @@ def _operands(node: fx.Node) -> tuple[fx.Node, Any, fx.Node | None] | None:
         if arguments["alpha"] == 1 and arguments["beta"] == 1:
             return arguments["mat1"], arguments["mat2"], arguments["self"]
     return None
+
+
+# --- the network's own multiplications and additions -------------------------------------------------------
+
+_SIGNS = {
+    aten.add.Tensor: 1.0,
+    aten.add.Scalar: 1.0,
+    aten.sub.Tensor: -1.0,
+    aten.sub.Scalar: -1.0,
+}
+_PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
+
+
+def network_affines(graph: fx.Graph, constants: Constants) -> Iterator[tuple[fx.Node, Pending]]:
+    """The calls that are an affine per channel of their input: layer scale, input normalisation, a bias."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in (_SIGNS.keys() | _PRODUCTS):
+            continue
+        found = _own_affine(node, constants)
+        if found is not None:
+            yield node, found
+
+
+def _own_affine(node: fx.Node, constants: Constants) -> Pending | None:
+    x, other = node.args[:2]
+    swapped = isinstance(x, fx.Node) and constants.is_constant(x)
+    if swapped:
+        x, other = other, x
+    if not isinstance(x, fx.Node) or constants.is_constant(x):
+        return None
+    here, there = g.value(node), g.value(x)
+    if not here.is_floating_point() or here.dtype != there.dtype or here.ndim < 2:
+        return None
+    if g.shape(node) != g.shape(x):
+        return None
+    if isinstance(other, fx.Node):
+        if not g.value(other).is_floating_point():
+            return None
+        number = constants.value(other)
+    else:
+        number = np.asarray(other, dtype=np.float64) if isinstance(other, int | float) else None
+    if number is None or not np.isfinite(number).all():
+        return None
+    along = _along_one_axis(number, g.shape(node))
+    if along is None:
+        return None
+    axis, values = along
+    affine = _as_affine(node, values, swapped)
+    if affine is None:
+        return None
+    return Pending(affine, axis, Origin(node.target, node.args, node.kwargs, x))
+
+
+def _along_one_axis(number: Array, shape: tuple[int, ...]) -> tuple[int, Array] | None:
+    """The axis that a broadcast constant varies over, and its values there; a scalar takes axis 1."""
+    padded = number.reshape((1,) * (len(shape) - number.ndim) + number.shape)
+    wide = [axis for axis, size in enumerate(padded.shape) if size != 1]
+    if len(wide) > 1:
+        return None
+    axis = wide[0] if wide else 1
+    return axis, np.broadcast_to(padded.reshape(-1), (shape[axis],)).astype(np.float64)
+
+
+def _as_affine(node: fx.Node, values: Array, swapped: bool) -> Affine | None:
+    zeros, ones = np.zeros_like(values), np.ones_like(values)
+    if node.target in _PRODUCTS:
+        divides = node.target in (aten.div.Tensor, aten.div.Scalar)
+        if divides and (swapped or (values == 0).any()):
+            return None
+        return Affine(1.0 / values if divides else values, zeros)
+    alpha = g.arguments(node).get("alpha", 1)
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        return None
+    sign = _SIGNS[cast(Any, node.target)]
+    if swapped:  # constant + alpha * (+-x)
+        return Affine(ones * sign * alpha, values)
+    return Affine(ones, sign * alpha * values)
+
+
+# --- splits ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Split:
+    """One split: the call, and the slices that stand for its pieces."""
+
+    target: Any
+    rest: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    meta: dict[str, Any]
+    pieces: dict[int, fx.Node] = field(default_factory=dict)
+
+
+class Splits:
+    """Writes every ``split``, ``chunk`` and ``unbind`` as slices, for as long as the folding takes."""
+
+    _TARGETS = frozenset(
+        {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.split.sizes}
+    )
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._graph = graph
+        self._splits: list[_Split] = []
+        for node in list(graph.nodes):
+            if node.op == "call_function" and node.target in self._TARGETS:
+                self._write_as_slices(node)
+
+    def _write_as_slices(self, node: fx.Node) -> None:
+        source = g.data_input(node)
+        dim = g.arguments(node)["dim"] % g.value(source).ndim
+        sizes = [piece.shape[dim] for piece in node.meta["val"]]
+        readers = list(node.users)
+        if not all(isinstance(size, int) for size in sizes):
+            return
+        if not all(user.target is g.getitem and isinstance(user.args[1], int) for user in readers):
+            return
+        split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta))
+        for reader in readers:
+            number = cast(int, reader.args[1]) % len(sizes)
+            start = sum(sizes[:number])
+            with self._graph.inserting_before(reader):
+                piece = self._graph.call_function(
+                    aten.slice.Tensor, (source, dim, start, start + sizes[number])
+                )
+            piece.meta = dict(reader.meta)
+            split.pieces[number] = piece
+            reader.replace_all_uses_with(piece)
+            self._graph.erase_node(reader)
+        self._graph.erase_node(node)
+        self._splits.append(split)
+
+    def restore(self) -> None:
+        """Make one split of slices again where they still read one value."""
+        for split in self._splits:
+            pieces = [piece for piece in split.pieces.values() if piece.users]
+            sources = {piece.args[0] for piece in pieces}
+            if len(sources) != 1:
+                continue
+            (source,) = sources
+            assert isinstance(source, fx.Node)
+            first = next(node for node in self._graph.nodes if node in pieces)
+            with self._graph.inserting_before(first):
+                whole = self._graph.call_function(split.target, (source, *split.rest), split.kwargs)
+            whole.meta = {**split.meta, "reference": None}
+            whole.meta["sites"] = frozenset[int]().union(*(piece.meta["sites"] for piece in pieces))
+            for number, piece in split.pieces.items():
+                if piece.users:
+                    with self._graph.inserting_after(whole):
+                        item = self._graph.call_function(g.getitem, (whole, number))
+                    item.meta = dict(piece.meta)
+                    piece.replace_all_uses_with(item)
+                    self._graph.erase_node(piece)

@@ -22,17 +22,26 @@ class Constants:
 
     def is_constant(self, node: fx.Node) -> bool:
         """Whether the node's value does not depend on an input, a random number or a refused operator."""
-        known = self._is_constant.get(node)
-        if known is None:
-            sources = node.all_input_nodes
-            known = node.op == "get_attr" or (
-                node.op == "call_function"
-                and len(sources) > 0
-                and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
-                and all(self.is_constant(source) for source in sources)
-            )
-            self._is_constant[node] = known
-        return known
+        waiting = [node]
+        while waiting:  # not by recursion: the data path of a deep network is longer than Python's stack
+            here = waiting[-1]
+            unknown = [source for source in here.all_input_nodes if source not in self._is_constant]
+            if here in self._is_constant:
+                waiting.pop()
+            elif unknown:
+                waiting.extend(unknown)
+            else:
+                self._is_constant[waiting.pop()] = self._decide(here)
+        return self._is_constant[node]
+
+    def _decide(self, node: fx.Node) -> bool:
+        sources = node.all_input_nodes
+        return node.op == "get_attr" or (
+            node.op == "call_function"
+            and len(sources) > 0
+            and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+            and all(self._is_constant[source] for source in sources)
+        )
 
     def value(self, node: fx.Node) -> Array | None:
         """The node's value as float64, or None if it depends on the input."""

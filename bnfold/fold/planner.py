@@ -1,8 +1,15 @@
-"""Looks for the cheapest legal way for one pending affine. Asks the rules, computes costs, edits nothing."""
+"""Looks for the cheapest legal way for one pending affine. Asks the rules, computes costs, edits nothing.
+
+A plan starts at the pending node and follows the affine, operator by operator, until it is absorbed or
+waits on an edge. Backward it goes through the producer, and from there on to the producer's own inputs;
+forward it goes into every reader, or waits on the edge to that one. What it costs is what still waits at
+its ends, the weights it copies, and what it makes of operators on its way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,43 +18,78 @@ import torch
 from torch import fx
 
 from bnfold import graph as g
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Array
 from bnfold.fold import cost
 from bnfold.fold.constants import Constants
+from bnfold.fold.cost import Price
+from bnfold.fold.pending import compose, pending_affine
 from bnfold.fold.rules import Move, Operator, Pending, Refusal, Rule
+
+_MOST_QUESTIONS = 400  # to the rules, in one search: far-away absorbers are not worth the time
 
 
 @dataclass(frozen=True)
 class Step:
-    """One move at one operator. ``rest`` continues from what the move left pending on the far side."""
+    """One move at one operator, and how it goes on from there.
+
+    Attributes:
+        forward: for each reader of the operator the next step of ``move.after``, or None where it waits on
+            that edge; empty where it waits behind the operator.
+        backward: by input of the operator, the next step of ``move.before``; an input that is missing here
+            keeps it waiting on the edge.
+    """
 
     node: fx.Node
     rule: str
     move: Move
-    rest: tuple[Step, ...] = ()
+    forward: Mapping[fx.Node, Step | None] = field(default_factory=dict)
+    backward: Mapping[fx.Node, Step] = field(default_factory=dict)
+
+    def nodes(self) -> Iterator[fx.Node]:
+        """Every operator of this step and of those that follow."""
+        yield self.node
+        for step in (*self.forward.values(), *self.backward.values()):
+            if step is not None:
+                yield from step.nodes()
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A way out: ``steps`` from the pending node, and what stays pending there.
+    """A way out for one pending affine.
 
     Attributes:
-        direction: ``backward`` or ``forward``.
-        stays: the part that stays at the pending node (forward moves only); None for nothing.
-        cost: of everything still to be lowered, and of weights copied.
+        backward: the step at its producer; None for a forward plan.
+        forward: for each reader a step, or None where it waits on that edge.
+        stays: the part that stays at the pending node (forward plans only); None for nothing.
+        leaves: the part that goes forward.
+        undone: backward plans for a producer that others read too: what gives them its value back.
+        price: of everything still to be lowered, of weights copied and of operators replaced.
     """
 
-    direction: str
-    steps: tuple[Step, ...]
+    backward: Step | None
+    forward: Mapping[fx.Node, Step | None]
     stays: Affine | None
-    cost: float
+    leaves: Pending
+    price: Price
+    undone: Mapping[fx.Node, Pending] = field(default_factory=dict)
+
+    def consistent(self) -> bool:
+        """Whether no operator is touched twice: the second move would be computed from stale weights."""
+        steps = [self.backward] if self.backward else [step for step in self.forward.values() if step]
+        return max(Counter(node for step in steps for node in step.nodes()).values(), default=0) <= 1
 
 
-def _why_not_cheaper(plans: Iterable[Plan]) -> str:
-    moves = [step.move for plan in plans for step in plan.steps]
-    if any(move.after is not None and move.after.affine.map is not None for move in moves):
-        return "behind zero padding its shift would still be one addition, different at the border"
-    return "moving it further would not make the network cheaper"
+def _vanishes(weight: Array, kind: torch.finfo) -> bool:
+    """Whether all of a row that is not zero lies near or below the smallest normal number.
+
+    Between the smallest normal number and 1 / eps above it, rounding costs the row no more than it costs any.
+    """
+    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
+    return bool(((largest > 0) & (largest < kind.tiny / kind.eps * 2**-4)).any()) and kind.bits == 16
+
+
+_NOT_CHEAPER = "moving it further would not make the network cheaper"
+_BORDER = "behind zero padding its shift would still be one addition, different at the border"
 
 
 @dataclass
@@ -58,159 +100,284 @@ class Planner:
         rules: the rules to ask, by direction and operator.
         constants: float64 values of weights.
         pending: every pending node of the graph.
+        is_frozen: whether a node is a pending affine that must stay as it is.
     """
 
     rules: Iterable[Rule]
     constants: Constants
     pending: Mapping[fx.Node, Pending]
+    is_frozen: Callable[[fx.Node], bool]
     _table: dict[tuple[str, Any], list[Rule]] = field(default_factory=dict)
+    _questions: int = 0
 
     def __post_init__(self) -> None:
         for rule in self.rules:
             for operator in rule.operators:
                 self._table.setdefault((rule.direction, operator), []).append(rule)
 
+    # --- what the engine asks for ------------------------------------------------------------------------
+
+    def absorbed(self, node: fx.Node, here: Pending) -> Plan | None:
+        """The plan that takes the whole affine into its producer's weights, where there is one."""
+        self._questions = 0
+        step, price = self._edge(node.all_input_nodes[0], node, here, [])
+        if step is None or step.move.after or step.move.before or step.move.becomes:
+            return None
+        if not price.beats(cost.lowered(here.affine, g.value(node))):
+            return None
+        return Plan(step, {}, None, here, price)
+
     def best(self, node: fx.Node, here: Pending) -> tuple[Plan | None, list[str]]:
         """The cheapest plan that is cheaper than leaving the affine where it is, and all refusals."""
-        source = node.all_input_nodes[0]
-        plans: list[Plan] = []
+        self._questions = 0
         refusals: list[str] = []
-        backward = self._backward(source, node, here)
-        if isinstance(backward, Refusal):
-            refusals.append(backward.reason)
-        else:
-            plans.append(backward)
+        step, price = self._edge(node.all_input_nodes[0], node, here, refusals)
+        plans = [Plan(step, {}, None, here, price)] if step is not None else self._shared(node, here)
         for stays, leaves in self._splits(here):
-            forward = self._forward(node, leaves)
-            if isinstance(forward, Refusal):
-                refusals.append(forward.reason)
-                continue
-            steps, price = forward
-            if stays is not None:
-                price += cost.lowered(stays, g.value(node))
-            plans.append(Plan("forward", steps, stays, price))
+            steps, price = self._readers(node, leaves, refusals)
+            if steps:
+                if stays is not None:
+                    price += cost.lowered(stays, g.value(node))
+                plans.append(Plan(None, steps, stays, leaves, price))
         now = cost.lowered(here.affine, g.value(node))
-        better = [plan for plan in plans if plan.cost < now]
+        better = [plan for plan in plans if plan.price.beats(now) and plan.consistent()]
         if here.affine.map is not None:
             refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
         elif plans and not better:
-            refusals.append(_why_not_cheaper(plans))
-        return (min(better, key=lambda plan: plan.cost) if better else None), refusals
+            refusals.append(_NOT_CHEAPER)
+        return (min(better, key=lambda plan: plan.price.bytes) if better else None), refusals
+
+    def merges(self, node: fx.Node) -> Step | None:
+        """The merge of a node's operands into one call, where a rule has one."""
+        self._questions = 0
+        if ("merge", node.target) not in self._table or any(map(self.is_frozen, node.all_input_nodes)):
+            return None
+        answer = self._ask("merge", node, Pending(Affine.identity(1), 0), None)
+        return None if isinstance(answer, Refusal) else Step(node, *answer[0])
+
+    def _shared(self, node: fx.Node, here: Pending) -> list[Plan]:
+        """Into a producer that others read too, and undo it: worth it where they are affines anyway."""
+        source = g.data_input(node)
+        others = [user for user in source.users if user is not node]
+        inverse = here.affine.inverse()
+        if not others or inverse is None or source.op == "placeholder" or source in self.pending:
+            return []
+        step, price = self._edge(source, node, here, [], shared=True)
+        if step is None or step.move.after is not None:
+            return []
+        undo = Pending(inverse, here.axis)
+        for user in others:
+            both = compose(undo, self.pending[user]) if user in self.pending else None
+            if both is None or self.is_frozen(user):
+                price += cost.lowered(inverse, g.value(source))
+            else:
+                price += cost.lowered(both.affine, g.value(user))
+                price -= cost.lowered(self.pending[user].affine, g.value(user))
+        return [Plan(step, {}, None, here, price, dict.fromkeys(others, undo))]
+
+    # --- the search --------------------------------------------------------------------------------------
 
     @staticmethod
-    def _splits(here: Pending) -> Iterable[tuple[Affine | None, Pending]]:
-        """All of it forward; or the scale forward, and the shift stays as x + t / s."""
+    def _splits(here: Pending) -> Iterator[tuple[Affine | None, Pending]]:
+        """All of it forward; the scale, where the shift stays as x + t / s; the shift; all but the sign."""
         yield None, here
-        split = here.affine.scale_after_shift() if here.affine.has_scale else None
+        affine = here.affine
+        if affine.map is not None or not affine.has_scale:
+            return
+        split = affine.scale_after_shift()
         if split is not None and not split[1].is_identity:
             scale, shift = split
             yield shift, Pending(scale, here.axis)
+        if affine.has_shift:
+            yield affine.only_scale(), Pending(affine.without_scale(), here.axis)
+        if (affine.scale < 0).any() and not (affine.scale < 0).all():
+            sign = Affine(np.where(affine.scale < 0, -1.0, 1.0), np.zeros_like(affine.shift))
+            yield sign, Pending(Affine(np.abs(affine.scale), affine.shift), here.axis)
 
-    def _ask(self, direction: str, node: fx.Node, here: Pending) -> tuple[str, Move] | Refusal:
+    def _edge(
+        self, source: fx.Node, reader: fx.Node, here: Pending, refusals: list[str], *, shared: bool = False
+    ) -> tuple[Step | None, Price]:
+        """The cheapest way back for an affine on the edge from ``source``, or to leave it there (None).
+
+        With ``shared`` other readers of the source do not matter.
+        """
+        wait = (None, cost.lowered(here.affine, g.value(source)))
+        if source.op == "placeholder":
+            refusals.append(f"{source.name} is an input of the network")
+            return wait
+        others = [user for user in source.users if user is not reader]
+        if others and not shared:
+            names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
+            refusals.append(f"the value of {g.layer_name(source)} is also read by {names}")
+            return wait
+        if self.is_frozen(source):
+            refusals.append("another affine comes first, which stays where it is")
+            return wait
+        if source in self.pending:
+            return self._composed(source, here, refusals, wait)
+        answer = self._ask("backward", source, here, None)
+        if isinstance(answer, Refusal):
+            refusals.append(answer.reason)
+            return wait
+        found: tuple[Step | None, Price] = wait
+        for rule, move in answer:
+            price = self._changes(source, move)
+            if move.after is not None:
+                price += cost.lowered(move.after.affine, g.value(source))
+            backward, edges = self._inputs(source, move, refusals)
+            price += edges
+            if price.beats(found[1]):
+                found = Step(source, rule, move, backward=backward), price
+        if found[0] is None:
+            refusals.append(_NOT_CHEAPER)
+        return found
+
+    def _composed(
+        self, source: fx.Node, here: Pending, refusals: list[str], wait: tuple[Step | None, Price]
+    ) -> tuple[Step | None, Price]:
+        """On an edge behind another pending affine: the two become one, which may go back further."""
+        first = self.pending[source]
+        both = compose(first, here) if ("forward", pending_affine) in self._table else None
+        if both is None:
+            refusals.append("another affine comes first")
+            return wait
+        before = cost.lowered(first.affine, g.value(source))
+        there = g.data_input(source)
+        deeper, price = self._edge(there, source, both, refusals)
+        if not (price - before).beats(wait[1]):
+            refusals.append(_NOT_CHEAPER)
+            return wait
+        backward = {} if deeper is None else {there: deeper}
+        return Step(source, "compose", Move(after=both), backward=backward), price - before
+
+    def _inputs(
+        self, node: fx.Node, move: Move, refusals: list[str]
+    ) -> tuple[dict[fx.Node, Step], Price]:
+        """What a move leaves on the inputs of its operator: how it goes on there, and the price."""
+        steps: dict[fx.Node, Step] = {}
+        price = Price()
+        for source, here in move.before.items():
+            step, edge = self._edge(source, node, here, refusals)
+            price += edge
+            if step is not None:
+                steps[source] = step
+        return steps, price
+
+    def _readers(
+        self, node: fx.Node, here: Pending, refusals: list[str]
+    ) -> tuple[dict[fx.Node, Step | None], Price]:
+        """Into the readers of ``node``, or waiting on the edge to them; nothing where it moves into none."""
+        steps: dict[fx.Node, Step | None] = {}
+        price, wait = Price(), cost.lowered(here.affine, g.value(node))
+        if not node.users:
+            refusals.append("nothing reads it")
+        for user in node.users:
+            step, edge = self._reader(node, user, here, refusals)
+            if step is not None and (edge.bytes > wait.bytes or edge.operators > wait.operators):
+                has_map = step.move.after is not None and step.move.after.affine.map is not None
+                refusals.append(_BORDER if has_map else _NOT_CHEAPER)
+                step = None
+            steps[user] = step
+            price += wait if step is None else edge
+        if all(step is None for step in steps.values()):
+            return {}, wait
+        return steps, price
+
+    def _reader(
+        self, node: fx.Node, user: fx.Node, here: Pending, refusals: list[str]
+    ) -> tuple[Step | None, Price]:
+        nothing = (None, Price())
+        if user.op == "output":
+            refusals.append("it is an output of the network")
+            return nothing
+        if self.is_frozen(user):
+            refusals.append("another affine follows, which stays where it is")
+            return nothing
+        if g.times_read(user, node) != 1:
+            refusals.append(f"{g.layer_name(user)} reads it twice")
+            return nothing
+        answer = self._ask("forward", user, here, node)
+        if isinstance(answer, Refusal):
+            refusals.append(answer.reason)
+            return nothing
+        found: tuple[Step | None, Price] = nothing
+        most = cost.lowered(here.affine, g.value(node)).operators
+
+        def rank(price: Price) -> tuple[bool, float]:
+            return price.operators > most, price.bytes
+
+        for rule, move in answer:
+            price = self._changes(user, move)
+            backward, edges = self._inputs(user, move, refusals)
+            price += edges
+            forward: Mapping[fx.Node, Step | None] = {}
+            if user in self.pending:
+                # composed: only what the composition costs more than the affine that was there
+                price -= cost.lowered(self.pending[user].affine, g.value(user))
+            if move.after is not None:
+                stay = cost.lowered(move.after.affine, g.value(user))
+                further, there = self._readers(user, move.after, [])
+                if further and there.beats(stay):
+                    forward, stay = further, there
+                price += stay
+            if found[0] is None or rank(price) < rank(found[1]):
+                found = Step(user, rule, move, forward, backward), price
+        return found
+
+    # --- one operator ------------------------------------------------------------------------------------
+
+    def _ask(
+        self, direction: str, node: fx.Node, here: Pending, edge: fx.Node | None
+    ) -> list[tuple[str, Move]] | Refusal:
+        """Every move that the rules propose at this operator, or why there is none."""
         what = g.layer_name(node)
-        rules = self._table.get((direction, node.target), [])
+        rules = [
+            rule
+            for rule in self._table.get((direction, node.target), [])
+            if edge is None or rule.any_input or g.data_input(node) is edge
+        ]
+        self._questions += 1
         if not rules:
             verb = "after" if direction == "backward" else "before"
             return Refusal(f"no rule moves an affine from {verb} {g.operator_name(node)} ({what})")
-        operator = Operator(
-            node, g.arguments(node), lambda name: self._constant(node, name), self.pending.get(node)
-        )
+        if self._questions > _MOST_QUESTIONS:
+            return Refusal(f"the search ends at {what}, too far away")
+        operator = Operator(node, g.arguments(node), self.constants.value, self.pending, edge)
+        moves: list[tuple[str, Move]] = []
         reasons = []
         for rule in rules:
             answer = rule.match(operator, here)
-            if isinstance(answer, Move):
-                overflow = self._overflow(node, answer)
-                if overflow is None:
-                    return rule.name, answer
-                answer = overflow
-            reasons.append(f"{what}: {answer.reason}")
-        return Refusal("; ".join(reasons))
-
-    def _constant(self, node: fx.Node, name: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-        argument = g.arguments(node)[name]
-        return self.constants.value(argument) if isinstance(argument, fx.Node) else None
+            if isinstance(answer, Refusal):
+                reasons.append(f"{what}: {answer.reason}")
+                continue
+            for move in answer if isinstance(answer, tuple) else (answer,):
+                unfit = self._unfit(node, move)
+                if unfit is None:
+                    moves.append((rule.name, move))
+                else:
+                    reasons.append(f"{what}: {unfit}")
+        return moves or Refusal("; ".join(reasons))
 
     @staticmethod
-    def _overflow(node: fx.Node, move: Move) -> Refusal | None:
-        dtype = g.value(node).dtype
-        largest = torch.finfo(dtype).max
+    def _unfit(node: fx.Node, move: Move) -> str | None:
+        """Why the operator's type cannot hold the new weights. A bound may be infinite, a weight may not."""
+        dtype = g.dtype(node)
+        kind = torch.finfo(dtype)
         for name, array in move.weights.items():
-            if array.size and not np.abs(array).max() <= largest:
-                return Refusal(f"the folded {name} would overflow {g.dtype_name(dtype)}")
+            checked = array[~np.isinf(array)] if move.becomes is not None else array
+            if checked.size and not np.abs(checked).max() <= kind.max:
+                return f"the folded {name} would overflow {g.dtype_name(dtype)}"
+            if array.ndim > 1 and move.becomes is None and _vanishes(array, kind):
+                return f"the folded {name} would lose its digits: subnormal in {g.dtype_name(dtype)}"
         return None
 
-    def _backward(self, source: fx.Node, reader: fx.Node, here: Pending) -> Plan | Refusal:
-        found = self._backward_step(source, reader, here)
-        if isinstance(found, Refusal):
-            return found
-        step, price = found
-        return Plan("backward", (step,), None, price)
-
-    def _backward_step(self, source: fx.Node, reader: fx.Node, here: Pending) -> tuple[Step, float] | Refusal:
-        others = [user for user in source.users if user is not reader]
-        if source.op == "placeholder":
-            return Refusal(f"{source.name} is an input of the network")
-        if others:
-            names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
-            return Refusal(f"the value of {g.layer_name(source)} is also read by {names}")
-        if source in self.pending:
-            return Refusal("another affine comes first")
-        answer = self._ask("backward", source, here)
-        if isinstance(answer, Refusal):
-            return answer
-        rule, move = answer
-        price = self._copies(source, move)
-        if move.after is not None:
-            price += cost.lowered(move.after.affine, g.value(source))
-        rest: tuple[Step, ...] = ()
-        if move.before is not None:
-            data = g.data_input(source)
-            stay = cost.lowered(move.before.affine, g.value(data))
-            deeper = self._backward_step(data, source, move.before)
-            if not isinstance(deeper, Refusal) and deeper[1] < stay:
-                rest, stay = (deeper[0],), deeper[1]
-            elif isinstance(deeper, Refusal) and not move.weights:
-                return deeper  # a move that only passes the affine on is of no use by itself
-            price += stay
-        return Step(source, rule, move, rest), price
-
-    def _forward(self, node: fx.Node, here: Pending) -> tuple[tuple[Step, ...], float] | Refusal:
-        """Into every reader of ``node``, or into none."""
-        steps: list[Step] = []
-        price = 0.0
-        if not node.users:
-            return Refusal("nothing reads it")
-        for user in node.users:
-            if user.op == "output":
-                return Refusal("it is an output of the network")
-            if user.all_input_nodes.count(node) != 1 or g.data_input(user) is not node:
-                return Refusal(f"{g.layer_name(user)} reads it as something else than its input")
-            answer = self._ask("forward", user, here)
-            if isinstance(answer, Refusal):
-                return answer
-            rule, move = answer
-            price += self._copies(user, move)
-            rest: tuple[Step, ...] = ()
-            if user in self.pending:
-                # composed: only what the composition costs more than the affine that was there
-                assert move.after is not None
-                price -= cost.lowered(self.pending[user].affine, g.value(user))
-                price += cost.lowered(move.after.affine, g.value(user))
-            elif move.after is not None:
-                stay = cost.lowered(move.after.affine, g.value(user))
-                further = self._forward(user, move.after)
-                if not isinstance(further, Refusal) and further[1] < stay:
-                    rest, stay = further
-                price += stay
-            steps.append(Step(user, rule, move, rest))
-        return tuple(steps), price
-
-    def _copies(self, node: fx.Node, move: Move) -> float:
-        """The cost of weights that other calls read too, and that are therefore copied."""
-        arguments = g.arguments(node)
-        shared = [
-            arguments[name]
-            for name in move.weights
-            if isinstance(arguments[name], fx.Node) and len(arguments[name].users) > 1
-        ]
-        return sum(cost.copied_weight(g.value(weight)) for weight in shared)
+    def _changes(self, node: fx.Node, move: Move) -> Price:
+        """The price of weights that other calls read too, and are therefore copied; of another operator."""
+        if move.becomes is not None:
+            return cost.replaced(node.target, move.becomes, g.value(node))
+        price = Price()
+        for name in move.weights:
+            weight = g.argument_at(node, name)
+            if isinstance(weight, fx.Node) and len(weight.users) > 1:
+                price += cost.copied_weight(g.value(weight))
+        return price

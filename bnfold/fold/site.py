@@ -40,6 +40,7 @@ class Site:
         entry: its line in the report.
         affine: the frozen statistics; None when refused.
         findings: what its statistics show.
+        cancels: the largest |mean * s|: what the shift has to cancel, absolute.
         reproducible: whether the call gives finite values, so that what follows it can be certified.
     """
 
@@ -48,6 +49,7 @@ class Site:
     affine: Affine | None
     findings: list[Finding]
     reproducible: bool = True
+    cancels: float = 0.0
 
 
 def find_sites(captured: Captured) -> list[Site]:
@@ -121,7 +123,8 @@ def _freeze(node: fx.Node, name: str, constants: Constants) -> Site:
     assert mu is not None
     assert var is not None
     affine = Affine.from_batch_norm(mu, var, float(arguments["eps"]), values["weight"], values["bias"])
-    return Site(node.name, entry, affine, _dead_channels(name, affine))
+    cancels = float(np.abs(mu * affine.scale).max(initial=0.0))
+    return Site(node.name, entry, affine, _dead_channels(name, affine), cancels=cancels)
 
 
 def _unusable(name: str, values: dict[str, Array | None], eps: float) -> Finding | None:

@@ -14,7 +14,10 @@ from bnfold.fold import FoldResult
 from bnfold.fold.site import BATCH_NORMS
 from bnfold.numerics import max_abs, max_rel_error
 
-RUN_TIME_FREE = {"getitem", "reshape", "view", "flatten", "permute", "transpose", "t", "unsqueeze", "squeeze"}
+RUN_TIME_FREE = {
+    "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t",
+    "unsqueeze", "squeeze",
+}  # fmt: skip
 
 
 def draw_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -46,6 +49,16 @@ def run_time_operators(result: FoldResult, folded: bool) -> int:
     return count
 
 
+def _may_shrink(result: FoldResult) -> bool:
+    """Sums of branches, the network's own multiplications and layers in a row may vanish as well."""
+    kinds = [
+        [g.operator_name(node) for node in body.graph.nodes if node.op == "call_function"]
+        for body in (result.captured.body, result.module.body)
+    ]
+    before, after = (sum(kind.startswith(("conv", "linear")) for kind in names) for names in kinds)
+    return after < before or bool({"add", "sub", "mul", "div"} & set(kinds[0]))
+
+
 def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> None:
     """Certificates, float32 outputs, structure, and the operator count behind the statuses."""
     report = result.report
@@ -61,7 +74,8 @@ def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> 
         assert entry.max_rel_error <= 1e-12
         assert (entry.reason is None) == (entry.status == "folded")
         left += extra[entry.status]
-    assert run_time_operators(result, folded=True) - run_time_operators(result, folded=False) == left
+    more = run_time_operators(result, folded=True) - run_time_operators(result, folded=False)
+    assert more <= left if _may_shrink(result) else more == left
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch itself warns of padding='same' with an even kernel
         expected, actual = module(*args), result.module(*args)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from bnfold.affine import Array
+from bnfold.affine import Affine, Array
 from bnfold.fold import fold
-from bnfold.fold.rules import Case, Move, Operator, Pending, Refusal, Rule, all_rules
+from bnfold.fold.rules import Answer, Case, Move, Operator, Pending, Refusal, Rule, all_rules
 from tests.fold.networks import draw_statistics
 
 Mutation = Callable[[Move], Move]
@@ -21,30 +21,45 @@ def _weights(change: Callable[[str, Array], Array]) -> Mutation:
     return lambda move: replace(move, weights={k: change(k, v) for k, v in move.weights.items()})
 
 
-def _drop_shift(move: Move) -> Move:
-    """Forget the shift that the move leaves or passes on."""
+def _affines(change: Callable[[Affine], Affine], *, both: bool = False) -> Mutation:
+    """Change what is pending after the move: before the operator, else behind it, or on both sides."""
 
-    def without(pending: Pending | None) -> Pending | None:
-        if pending is None:
-            return None
-        affine = pending.affine
-        return Pending(replace(affine, shift=np.zeros_like(affine.shift), map=None), pending.axis)
+    def one(pending: Pending) -> Pending:
+        return Pending(change(pending.affine), pending.axis)
 
-    weights = {k: v for k, v in move.weights.items() if k != "bias"}
-    return Move(weights, without(move.after), without(move.before))
+    def mutate(move: Move) -> Move:
+        before = {node: one(pending) for node, pending in move.before.items()}
+        if before and not both:  # two wrong signs would make a right one
+            return replace(move, before=before)
+        return replace(move, before=before, after=None if move.after is None else one(move.after))
+
+    return mutate
+
+
+def _no_shift(move: Move) -> Move:
+    """Forget the shift: of the bias, and of what is pending."""
+    weights = {name: value for name, value in move.weights.items() if name != "bias"}
+    without = _affines(lambda a: replace(a, shift=np.zeros_like(a.shift), map=None), both=True)
+    return without(replace(move, weights=weights))
+
+
+def _rolled(affine: Affine) -> Affine:
+    return Affine(np.roll(affine.scale, 1), np.roll(affine.shift, 1), affine.map)
+
+
+def _second_axis(name: str, value: Array) -> Array:
+    return np.roll(value, 1, 1) if value.ndim > 1 and value.shape[1] > 1 else value
 
 
 MUTATIONS: dict[str, Mutation] = {
-    "the sign of the weight": _weights(lambda name, value: -value if name == "weight" else value),
+    "the sign of the weight": _weights(lambda name, value: value if name == "bias" else -value),
     "the sign of the bias": _weights(lambda name, value: -value if name == "bias" else value),
-    "the order of the rows": _weights(
-        lambda name, value: np.roll(value, 1, 0) if name == "weight" else value
-    ),
-    "the order of the second axis": _weights(
-        lambda name, value: np.roll(value, 1, 1) if name == "weight" and value.shape[1] > 1 else value
-    ),
+    "the order of the rows": _weights(lambda name, value: value if name == "bias" else np.roll(value, 1, 0)),
+    "the order of the second axis": _weights(_second_axis),
     "single precision": _weights(lambda name, value: value.astype(np.float32).astype(np.float64)),
-    "the shift": _drop_shift,
+    "the shift": _no_shift,
+    "the sign of what moves on": _affines(lambda a: Affine(-a.scale, a.shift, a.map)),
+    "the channels of what moves on": _affines(_rolled),
 }
 
 PLAIN_CASES: dict[str, Case] = {
@@ -63,13 +78,14 @@ PLAIN_CASES["conv-transpose-backward"] = next(
 def test_a_wrong_rule_is_caught_and_undone(rule: Rule, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right, mutate, changed = type(rule).match, MUTATIONS[what], []
 
-    def wrong(self: Rule, operator: Operator, pending: Pending) -> Move | Refusal:
+    def wrong(self: Rule, operator: Operator, pending: Pending) -> Answer:
         answer = right(self, operator, pending)
         if isinstance(answer, Refusal):
             return answer
-        mutant = mutate(answer)
-        changed.append(_differs(answer, mutant))
-        return mutant
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        mutants = tuple(mutate(one) for one in answers)
+        changed.extend(_differs(one, mutant) for one, mutant in zip(answers, mutants, strict=True))
+        return mutants
 
     monkeypatch.setattr(type(rule), "match", wrong)
     case = PLAIN_CASES[rule.name]
@@ -88,5 +104,10 @@ def _differs(right: Move, mutant: Move) -> bool:
         return True
     if any((right.weights[k] != mutant.weights[k]).any() for k in right.weights):
         return True
-    pairs = [(right.after, mutant.after), (right.before, mutant.before)]
-    return any(a is not None and b is not None and (a.affine.shift != b.affine.shift).any() for a, b in pairs)
+    pairs = [(right.after, mutant.after), *((right.before[n], mutant.before[n]) for n in right.before)]
+    return any(
+        a is not None
+        and b is not None
+        and ((a.affine.shift != b.affine.shift).any() or (a.affine.scale != b.affine.scale).any())
+        for a, b in pairs
+    )

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from bnfold.fold.rules._base import Case, Move, Operator, Pending, Refusal, Rule
+from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
 
 
 @cache
@@ -29,4 +29,4 @@ def all_rules() -> tuple[Rule, ...]:
     return tuple(rules[name] for name in sorted(rules))
 
 
-__all__ = ["Case", "Move", "Operator", "Pending", "Refusal", "Rule", "all_rules"]
+__all__ = ["Answer", "Case", "Move", "Operator", "Pending", "Refusal", "Rule", "all_rules"]

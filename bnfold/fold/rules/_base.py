@@ -4,8 +4,9 @@ A rule knows one kind of operator and one direction. It is asked with an affine 
 operator's output (backward) or on its input (forward), and answers with a :class:`Move` or a
 :class:`Refusal`. It computes in float64 and changes nothing: only the engine edits the graph.
 
-    backward:   A(op(x))  =  move.after( op'( move.before(x) ) )
-    forward:    op(A(x))  =  move.after( op'(x) )
+    backward:   A(op(x, y))     =  move.after( op'( move.before[x](x), move.before[y](y) ) )
+    forward:    op(A(x), y)     =  move.after( op'( x, move.before[y](y) ) )
+    merge:      op(f(x), g(x))  =  f'(x),  op(f(x))  =  f'(x)
 """
 
 from __future__ import annotations
@@ -15,19 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import fx, nn
 
 from bnfold import graph as g
 from bnfold.affine import Affine, Array
-
-
-@dataclass(frozen=True)
-class Pending:
-    """An affine that waits on an edge, with the axis of its channels."""
-
-    affine: Affine
-    axis: int
+from bnfold.fold.pending import Pending
 
 
 @dataclass(frozen=True)
@@ -42,14 +35,19 @@ class Move:
     """What a rule proposes.
 
     Attributes:
-        weights: new float64 values of the operator's arguments, by their schema names.
+        weights: new float64 values of the operator's arguments, by their schema names; ``params.0`` is the
+            first of a list.
         after: what is pending on the operator's output afterwards; None for nothing.
-        before: backward moves only: what is pending on its input afterwards; None for nothing.
+        before: what is pending afterwards on the operator's inputs, by the input.
+        becomes: another operator instead, called with the data input and ``weights``; None for the same.
+        host: merges only: the call that takes the place of the operator, with ``weights`` of its own.
     """
 
     weights: Mapping[str, Array] = field(default_factory=dict)
     after: Pending | None = None
-    before: Pending | None = None
+    before: Mapping[fx.Node, Pending] = field(default_factory=dict)
+    becomes: Any = None
+    host: fx.Node | None = None
 
 
 @dataclass(frozen=True)
@@ -59,27 +57,40 @@ class Operator:
     Attributes:
         node: the call.
         arguments: by schema name, defaults filled in; tensors are nodes.
-        constant: float64 value of an argument whose tensor does not depend on the network's input, or None.
-        pending: the affine that the call stands for, where it is one that is pending itself.
+        value: float64 value of a tensor that does not depend on the network's input, or None.
+        pending: every affine that is pending in the graph, by the node that stands for it.
+        edge: forward moves: the input that the affine is pending on.
     """
 
     node: fx.Node
     arguments: Mapping[str, Any]
-    constant: Callable[[str], Array | None]
-    pending: Pending | None = None
+    value: Callable[[fx.Node], Array | None]
+    pending: Mapping[fx.Node, Pending] = field(default_factory=dict)
+    edge: fx.Node | None = None
+
+    def constant(self, name: str) -> Array | None:
+        """The float64 value of an argument; None where it depends on the network's input, or is no tensor."""
+        argument = self.arguments[name]
+        return self.value(argument) if isinstance(argument, fx.Node) else None
+
+    @property
+    def data(self) -> fx.Node:
+        """The data input: the first argument."""
+        return g.data_input(self.node)
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
         """The data input's shape; None for a symbolic axis."""
-        return _sizes(g.value(g.data_input(self.node)).shape)
+        return sizes(self.data)
 
     @property
     def output_shape(self) -> tuple[int | None, ...]:
-        return _sizes(g.value(self.node).shape)
+        return sizes(self.node)
 
 
-def _sizes(shape: torch.Size) -> tuple[int | None, ...]:
-    return tuple(size if isinstance(size, int) else None for size in shape)
+def sizes(node: fx.Node) -> tuple[int | None, ...]:
+    """A value's shape; None for a symbolic axis."""
+    return tuple(size if isinstance(size, int) else None for size in g.value(node).shape)
 
 
 @dataclass(frozen=True)
@@ -99,16 +110,23 @@ class Case:
     statuses: tuple[str, ...]
 
 
+Answer = Move | Refusal | tuple[Move, ...]
+
+
 class Rule:
     """Base of the rules. A module in this folder that defines a subclass adds a rule: nothing to register."""
 
     name: ClassVar[str]
     algebra: ClassVar[str]
-    direction: ClassVar[Literal["backward", "forward"]]
+    direction: ClassVar[Literal["backward", "forward", "merge"]]
     operators: ClassVar[frozenset[Any]]
+    any_input: ClassVar[bool] = False  # forward: also asked where the affine is not on the first argument
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        """The move for this operator, or why there is none."""
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        """The move for this operator, several to choose from, or why there is none.
+
+        A merge is asked at every one of its operators, with an affine that does nothing.
+        """
         raise NotImplementedError
 
     def cases(self) -> list[Case]:
@@ -127,5 +145,10 @@ def left_behind(affine: Affine, axis: int) -> Pending | None:
     """The affine as pending, or None when it does nothing."""
     return None if affine.is_identity else Pending(affine, axis)
 
+
+__all__ = [
+    "DATA_DEPENDENT", "Answer", "Case", "Move", "Operator", "Pending", "Refusal", "Rule", "bias_or_zeros",
+    "left_behind", "sizes",
+]  # fmt: skip
 
 DATA_DEPENDENT = Refusal("its weight or bias is computed from the input")

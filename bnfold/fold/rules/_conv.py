@@ -63,8 +63,8 @@ def scale_second_axis(weight: Array, scale: Array, groups: int) -> Array:
 def run_on_constant(operator: Operator, frame: Array, weight: Array) -> Array:
     """The convolution without its bias, in float64, on a constant frame (channels, *spatial)."""
     call = dict(operator.arguments)
-    call["input"] = torch.from_numpy(np.ascontiguousarray(frame))[None]
-    call["weight"] = torch.from_numpy(np.ascontiguousarray(weight))
+    call["input"] = torch.from_numpy(np.array(frame))[None]
+    call["weight"] = torch.from_numpy(np.array(weight))
     call["bias"] = None
     assert not any(isinstance(argument, fx.Node) for argument in call.values())
     target: Any = operator.node.target

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bnfold.fold.pending import pending_affine
-from bnfold.fold.rules._base import Case, Move, Operator, Pending, Refusal, Rule
+from bnfold.fold.pending import compose, pending_affine
+from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
 
 
 class Compose(Rule):
@@ -20,12 +20,9 @@ class Compose(Rule):
     direction = "forward"
     operators = frozenset({pending_affine})
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        second = operator.pending
-        assert second is not None
-        if second.axis != pending.axis:
-            return Refusal("the two affines run over different axes")
-        return Move(after=Pending(second.affine.after(pending.affine), pending.axis))
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        both = compose(pending, operator.pending[operator.node])
+        return Move(after=both) if both else Refusal("the two affines run over different axes")
 
     def cases(self) -> list[Case]:
         class Transposed(nn.Module):
@@ -42,7 +39,7 @@ class Compose(Rule):
                 "two",
                 lambda: nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3)),
                 (2, 3, 4, 5),
-                ("folded", "kept"),
+                ("reduced", "reduced"),  # what is left belongs to both
             ),
             Case(
                 "three, then a linear layer",

@@ -17,6 +17,7 @@ from torch import nn
 from bnfold.fold.rules import _conv
 from bnfold.fold.rules._base import (
     DATA_DEPENDENT,
+    Answer,
     Case,
     Move,
     Operator,
@@ -34,11 +35,11 @@ class ConvBackward(Rule):
     direction = "backward"
     operators = _conv.PLAIN
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        weight, affine = operator.constant("weight"), pending.affine
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        weight, affine = operator.constant("weight"), pending.on(1, operator.output_shape[1])
         if weight is None:
             return DATA_DEPENDENT
-        if not _conv.is_batched(operator, weight) or pending.axis != 1:
+        if not _conv.is_batched(operator, weight) or affine is None:
             return Refusal("the channels of the BatchNorm are not on the convolution's channel axis")
         bias = bias_or_zeros(operator, affine.channels)
         if bias is None:
@@ -48,7 +49,7 @@ class ConvBackward(Rule):
                 "weight": _conv.scale_first_axis(weight, affine.scale),
                 "bias": affine.scale * bias + affine.shift,
             },
-            after=left_behind(affine.only_map(), pending.axis),
+            after=left_behind(affine.only_map(), 1),
         )
 
     def cases(self) -> list[Case]:

@@ -3,11 +3,11 @@
     W * (s x + t) + b  =  (W diag(s)) * x  +  (W * t + b)
 
 The scale always passes: padding reads 0, and s * 0 = 0. The shift does not: inside, W * t is the same at
-every position and joins the bias, but at the border of a zero-padded input some taps read 0, not t.
-So without padding W * t is a bias; with zero padding it is a map, computed once for the (fixed) input size
+every position and joins the bias, but at the border of a zero-padded input some taps read 0, not t. So
+without padding W * t is a bias; with zero padding it is a map, computed once for the (fixed) input size
 and left pending behind the convolution as one addition. Transposed convolutions overlap at their borders:
-always a map. Padding that repeats real values (reflect, replicate, circular) is an operator of its own in the
-graph, and the convolution behind it is unpadded.
+always a map. Padding that repeats real values (reflect, replicate, circular) is an operator of its own in
+the graph, and the convolution behind it is unpadded.
 
 Weight: (out, in / groups, *kernel); transposed: (in, out / groups, *kernel).
 
@@ -25,6 +25,7 @@ from bnfold.affine import Affine, Array
 from bnfold.fold.rules import _conv
 from bnfold.fold.rules._base import (
     DATA_DEPENDENT,
+    Answer,
     Case,
     Move,
     Operator,
@@ -42,11 +43,11 @@ class ConvForward(Rule):
     direction = "forward"
     operators = _conv.PLAIN | _conv.TRANSPOSED
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        weight, affine = operator.constant("weight"), pending.affine
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        weight, affine = operator.constant("weight"), pending.on(1, operator.input_shape[1])
         if weight is None:
             return DATA_DEPENDENT
-        if not _conv.is_batched(operator, weight) or pending.axis != 1:
+        if not _conv.is_batched(operator, weight) or affine is None:
             return Refusal("the channels of the BatchNorm are not on the convolution's channel axis")
         weights: dict[str, Array] = {"weight": self._scaled(operator, weight, affine.scale)}
         if not affine.has_shift and affine.map is None:
@@ -72,7 +73,7 @@ class ConvForward(Rule):
         border = _conv.run_on_constant(operator, frame, weight)
         channels = border.shape[0]
         return Move(
-            weights, after=left_behind(Affine(np.ones(channels), np.zeros(channels), border), pending.axis)
+            weights, after=left_behind(Affine(np.ones(channels), np.zeros(channels), border), 1)
         )
 
     def _scaled(self, operator: Operator, weight: Array, scale: Array) -> Array:

@@ -2,8 +2,8 @@
 
     s * (W^T * x + b) + t  =  (s W)^T * x + (s b + t)
 
-W has shape (in, out / groups, *kernel): input channels are the rows, and group i of the rows writes group i
-of the output channels. So the scale is applied as
+W has shape (in, out / groups, *kernel): input channels are the rows, and group i of the rows writes group
+i of the output channels. So the scale is applied as
 
     W.reshape(g, in/g, out/g, ...) * s.reshape(g, 1, out/g, ...)
 
@@ -19,6 +19,7 @@ from torch import nn
 from bnfold.fold.rules import _conv
 from bnfold.fold.rules._base import (
     DATA_DEPENDENT,
+    Answer,
     Case,
     Move,
     Operator,
@@ -36,11 +37,11 @@ class ConvTransposeBackward(Rule):
     direction = "backward"
     operators = _conv.TRANSPOSED
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        weight, affine = operator.constant("weight"), pending.affine
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        weight, affine = operator.constant("weight"), pending.on(1, operator.output_shape[1])
         if weight is None:
             return DATA_DEPENDENT
-        if not _conv.is_batched(operator, weight) or pending.axis != 1:
+        if not _conv.is_batched(operator, weight) or affine is None:
             return Refusal("the channels of the BatchNorm are not on the convolution's channel axis")
         bias = bias_or_zeros(operator, affine.channels)
         if bias is None:
@@ -51,7 +52,7 @@ class ConvTransposeBackward(Rule):
                 "weight": _conv.scale_second_axis(weight, affine.scale, groups),
                 "bias": affine.scale * bias + affine.shift,
             },
-            after=left_behind(affine.only_map(), pending.axis),
+            after=left_behind(affine.only_map(), 1),
         )
 
     def cases(self) -> list[Case]:

@@ -5,8 +5,8 @@
 W has shape (out, in); the features are the last axis.
 
 Refuses: channels on any other axis. BatchNorm's channels are axis 1, so the two meet only for an input of
-shape (batch, features). For (batch, length, features) the affine runs over the length, even where length and
-features happen to be equal, and must not go into W's rows.
+shape (batch, features). For (batch, length, features) the affine runs over the length, even where length
+and features happen to be equal, and must not go into W's rows.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import nn
 
 from bnfold.fold.rules._base import (
     DATA_DEPENDENT,
+    Answer,
     Case,
     Move,
     Operator,
@@ -34,15 +35,19 @@ class LinearBackward(Rule):
     direction = "backward"
     operators = frozenset({aten.linear.default})
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        weight, affine = operator.constant("weight"), pending.affine
-        bias = bias_or_zeros(operator, affine.channels)
-        if weight is None or bias is None:
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        weight = operator.constant("weight")
+        if weight is None:
             return DATA_DEPENDENT
-        if pending.axis != len(operator.output_shape) - 1 or weight.ndim != 2:
+        bias = bias_or_zeros(operator, weight.shape[0])
+        if bias is None:
+            return DATA_DEPENDENT
+        last = len(operator.output_shape) - 1
+        affine = pending.on(last, weight.shape[0])
+        if affine is None or affine.map is not None or weight.ndim != 2:
             return Refusal(
                 f"the BatchNorm normalises axis {pending.axis}, the linear layer's features are "
-                f"axis {len(operator.output_shape) - 1}"
+                f"axis {last}"
             )
         return Move(
             weights={"weight": weight * affine.scale[:, None], "bias": affine.scale * bias + affine.shift}

@@ -14,6 +14,7 @@ from torch import nn
 
 from bnfold.fold.rules._base import (
     DATA_DEPENDENT,
+    Answer,
     Case,
     Move,
     Operator,
@@ -32,17 +33,19 @@ class LinearForward(Rule):
     direction = "forward"
     operators = frozenset({aten.linear.default})
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
-        weight, affine = operator.constant("weight"), pending.affine
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        weight = operator.constant("weight")
         if weight is None or weight.ndim != 2:
             return DATA_DEPENDENT
         bias = bias_or_zeros(operator, weight.shape[0])
         if bias is None:
             return DATA_DEPENDENT
-        if pending.axis != len(operator.input_shape) - 1:
+        last = len(operator.input_shape) - 1
+        affine = pending.on(last, operator.input_shape[last])
+        if affine is None or affine.map is not None:
             return Refusal(
                 f"the BatchNorm normalises axis {pending.axis}, the linear layer reads "
-                f"axis {len(operator.input_shape) - 1}"
+                f"axis {last}"
             )
         weights = {"weight": weight * affine.scale[None, :]}
         if affine.has_shift:

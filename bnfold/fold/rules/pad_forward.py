@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from bnfold.fold.rules._base import Case, Move, Operator, Pending, Refusal, Rule
+from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
 
 aten = torch.ops.aten
 
@@ -27,7 +27,7 @@ class PadForward(Rule):
     direction = "forward"
     operators = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 
-    def match(self, operator: Operator, pending: Pending) -> Move | Refusal:
+    def match(self, operator: Operator, pending: Pending) -> Answer:
         padded_axes = len(operator.arguments["pad"]) // 2
         if pending.axis >= len(operator.input_shape) - padded_axes:
             return Refusal("it pads the channel axis")

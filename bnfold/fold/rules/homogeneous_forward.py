@@ -1,0 +1,97 @@
+"""A positive scale before an operator that is positively homogeneous moves behind it.
+
+    f(s * x)  =  s * f(x), s > 0        f: relu, leaky relu, prelu; abs for any s: |s x| = |s| |x|
+    max(s * x + t)  =  s * max(x) + t, s > 0        max pooling: its shift moves too
+
+So relu(s x + t) = s * relu(x + t / s): one addition is left before the relu, and no shift behind it that
+could meet the border of a zero-padded convolution. leaky relu and prelu take a negative scale by turning
+their slope round: f_a(s x) = a s * f_{1/a}(x) for s < 0 < a.
+
+Refuses: a shift (but for max pooling); a scale that is not positive (but for abs, and slopes that turn
+round).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from bnfold.affine import Affine
+from bnfold.fold.rules import _homogeneous, _monotone
+from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
+
+aten = torch.ops.aten
+
+
+class HomogeneousForward(Rule):
+    name = "homogeneous-forward"
+    algebra = "f(sx) = s f(x) for s > 0: relu, leaky relu, prelu, abs; max(sx + t) = s max(x) + t"
+    direction = "forward"
+    operators = _homogeneous.OPERATORS
+
+    def match(self, operator: Operator, pending: Pending) -> Answer:
+        affine, target = pending.affine, operator.node.target
+        axis = _homogeneous.output_axis(operator, pending.axis)
+        if axis is None:
+            return Refusal("it takes the maximum over the BatchNorm's channels")
+        if affine.map is not None or (affine.has_shift and not _homogeneous.passes_shift(operator)):
+            return Refusal("a shift cannot pass")
+        if target is aten.abs.default:
+            return Move(after=Pending(Affine(np.abs(affine.scale), affine.shift), axis))
+        if (affine.scale > 0).all():
+            return Move(after=Pending(affine, axis))
+        if target in _monotone.LEAKY and (affine.scale != 0).all():
+            return self._turned(operator, pending)
+        return Refusal("a scale that is not positive cannot pass")
+
+    def _turned(self, operator: Operator, pending: Pending) -> Answer:
+        """f_a(s x) = a s f_{1/a}(x) where s < 0."""
+        scale, arguments = pending.affine.scale, operator.arguments
+        if operator.node.target is aten.leaky_relu.default:
+            slope = np.full(len(scale), float(arguments["negative_slope"]))
+        else:
+            weight = operator.constant("weight")
+            if weight is None:
+                return Refusal("its slope is computed from the input")
+            slope = np.broadcast_to(weight.reshape(-1), scale.shape)
+        negative = scale < 0
+        if pending.axis != 1 or not (slope[negative] > 0).all():
+            return Refusal("a slope that is not positive cannot be turned round for a negative scale")
+        after = Affine(np.where(negative, slope * scale, scale), pending.affine.shift)
+        turned = np.where(negative, 1 / np.where(negative, slope, 1.0), slope)
+        return Move({"weight": turned}, after=Pending(after, 1), becomes=aten.prelu.default)
+
+    def cases(self) -> list[Case]:
+        class Abs(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x.abs()
+
+        class Maximum(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x.amax((2, 3))
+
+        def norm() -> nn.Module:
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(4, affine=False))  # every scale is positive
+
+        def before(f: nn.Module) -> nn.Module:
+            return nn.Sequential(norm(), f, nn.Conv2d(4, 3, 3, padding=1))
+
+        def signed(f: nn.Module) -> nn.Module:
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(4), f, nn.Conv2d(4, 3, 1))
+
+        return [
+            Case("relu, then zero padding", lambda: before(nn.ReLU()), (2, 4, 5, 6), ("reduced",)),
+            Case("leaky relu", lambda: before(nn.LeakyReLU(0.1)), (4, 4, 5, 5), ("reduced",)),
+            Case("max pool", lambda: before(nn.MaxPool2d(2)), (2, 4, 6, 7), ("reduced",)),
+            Case("leaky relu, both signs", lambda: signed(nn.LeakyReLU(0.1)), (4, 4, 5, 5), ("reduced",)),
+            Case("prelu, both signs", lambda: signed(nn.PReLU(4)), (2, 4, 5, 6), ("reduced",)),
+            Case("abs, both signs", lambda: signed(Abs()), (2, 4, 5, 6), ("reduced",)),
+            Case(
+                "global maximum",
+                lambda: nn.Sequential(norm(), Maximum(), nn.Linear(4, 3)),
+                (4, 4, 4, 4),
+                ("folded",),
+            ),
+            Case("max pool, both signs", lambda: signed(nn.MaxPool2d(2)), (4, 4, 4, 4), ("reduced",)),
+        ]

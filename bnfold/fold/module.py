@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from bnfold.capture import Structure
+from bnfold.capture.outputs import separate_outputs
 from bnfold.signature import TensorSpec
 
 
@@ -22,6 +23,9 @@ class FoldedModule(nn.Module):
 
     def __init__(self, body: fx.GraphModule, structure: Structure) -> None:
         super().__init__()
+        # what is folded away may have been what kept an answer apart from an input or a weight
+        separate_outputs(body.graph, structure.shared_outputs)
+        body.recompile()
         self.body = body
         self.structure = structure
         self.eval()
@@ -41,7 +45,8 @@ class FoldedModule(nn.Module):
         """Callable with the original's signature, so that exporters see the original's names.
 
         Raises:
-            UsageError: another structure (BNF-U020) or shape (BNF-U021) than captured.
+            UsageError: another structure or another value that is no tensor (BNF-U020), or another shape
+                (BNF-U021), than captured.
         """
 
         def forward(*args: Any, **kwargs: Any) -> Any:

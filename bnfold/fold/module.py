@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from bnfold.capture import Structure
+from bnfold.capture.outputs import separate_outputs
 from bnfold.errors import UsageError
 from bnfold.signature import TensorSpec
 
@@ -25,6 +25,9 @@ class FoldedModule(nn.Module):
 
     def __init__(self, body: fx.GraphModule, structure: Structure) -> None:
         super().__init__()
+        # what is folded away may have been what kept an answer apart from an input or a weight
+        separate_outputs(body.graph, structure.shared_outputs)
+        body.recompile()
         self.body = body
         self.structure = structure
         self.eval()
@@ -44,12 +47,12 @@ class FoldedModule(nn.Module):
         """Callable with the original's signature, so that exporters see the original's names.
 
         Raises:
-            UsageError: another structure (BNF-U020), something else than a tensor (BNF-U027), another shape
-                (BNF-U021) or dtype (BNF-U028) than captured, or inputs of different batches (BNF-U029).
+            UsageError: another structure, or another value that is no tensor (BNF-U020); no tensor in the
+                place of one (BNF-U027); another shape (BNF-U021) or dtype (BNF-U028) than captured; inputs
+                of different batches (BNF-U029).
         """
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            args, kwargs = _as_captured(self.structure, args, kwargs)
             tensors = self.structure.flatten(args, kwargs)
             _check_batches(self.inputs, tensors)
             try:
@@ -79,45 +82,6 @@ class FoldedModule(nn.Module):
             )
         super().train(False)
         return self
-
-
-def _as_captured(
-    structure: Structure, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments without those behind the captured ones that only spell out a default.
-
-    Raises:
-        UsageError: BNF-U027.
-    """
-    try:
-        bound = structure.signature.bind(*args, **kwargs)
-    except TypeError:
-        return args, kwargs  # the structure says what is wrong
-    captured = structure.in_spec.children()[0].num_children
-    for name, parameter in list(structure.signature.parameters.items())[captured:]:
-        if name in bound.arguments and _same(bound.arguments[name], parameter.default):
-            del bound.arguments[name]
-    args, kwargs = bound.args, bound.kwargs
-    leaves, spec = pytree.tree_flatten((args, kwargs))
-    if spec == structure.in_spec and len(leaves) == len(structure.inputs):
-        for leaf, wanted in zip(leaves, structure.inputs, strict=True):
-            if not isinstance(leaf, torch.Tensor):
-                kind = "None" if leaf is None else f"a {type(leaf).__module__}.{type(leaf).__name__}"
-                raise UsageError(
-                    "BNF-U027",
-                    f"input {wanted.name!r} is {kind.replace('builtins.', '')}, and no tensor",
-                    where=f"the graph was captured for {wanted.describe()}",
-                    fix="give a tensor: torch.from_numpy(array), torch.tensor(values)",
-                )
-    return args, kwargs
-
-
-def _same(value: Any, default: Any) -> bool:
-    return value is default or (type(value) is type(default) and _plain(value) and bool(value == default))
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, bool | int | float | complex | str | bytes)
 
 
 def _check_batches(inputs: tuple[TensorSpec, ...], tensors: list[torch.Tensor]) -> None:

@@ -34,6 +34,7 @@ No code in a checkpoint is run unless ``trust_pickle`` is given. Codes, one per 
     L034 file changed while it was read            L106 tied parameter stored once
                                                    L107 file has no checksums
                                                    L108 pickle was trusted
+                                                   L109 averaged weights are all there is
 """
 
 from __future__ import annotations

@@ -436,6 +436,12 @@ NOTES: dict[str, tuple[Callable[[Path], Path], Callable[[], nn.Module], dict[str
         {"trust_pickle": True},
         "the pickle was trusted: code that it names may have run",
     ),
+    "L109": (
+        lambda f: saved(f / "a.pt", {"ema": trained()}),
+        Net,
+        {},
+        '"ema" is used: averaged (EMA) weights are all that the file has',
+    ),
 }
 
 

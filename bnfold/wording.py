@@ -35,8 +35,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def close(word: str, possibilities: Sequence[str], *, limit: int = 3) -> list[str]:
+def close(word: str, possibilities: Sequence[str], *, limit: int = 3, cutoff: float = 0.6) -> list[str]:
     """The possibilities that look like the word, best first."""
     from difflib import get_close_matches
 
-    return get_close_matches(word, possibilities, n=limit, cutoff=0.6)
+    return get_close_matches(word, possibilities, n=limit, cutoff=cutoff)

@@ -70,7 +70,7 @@ def read(
         if container == "safetensors":
             found = tensors.read_tensors(path)
         else:
-            if container == "zip" and not archive.check(path):
+            if container == "legacy" or (container == "zip" and not archive.check(path)):
                 notes.append(_no_checksums(path))
             found = pickles.unpickle(path, container, trust=trust_pickle)
     usable, unusable = find(path, found)

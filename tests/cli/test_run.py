@@ -114,7 +114,7 @@ def test_self_test_passes_and_fails(cli: Cli, halves: Path, wrong_halves: Path) 
         (["HALVES", "nothing.png"], "BNF-R001"),
         (["HALVES", "text.png"], "BNF-R002"),
         (["HALVES", "wide.npy"], "BNF-R010"),
-        (["HALVES", "nan.npy"], "BNF-R016"),
+        (["HALVES", "nan.npy"], "BNF-R018"),
         (["HALVES", "left.pgm", "--output", "logits"], "BNF-U062"),
         (["HALVES", "left.pgm", "--runtime", "tflite-runtime"], "BNF-U060"),
         (["HALVES", "left.pgm", "--threads", "0"], "BNF-U010"),

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from bnfold import manifest_schema
 from bnfold.container import MEMBER, NAMES, Target, detect, join_onnx, join_tflite, split
 from bnfold.errors import ArtifactError, InternalError, PlatformError
+from bnfold.files import refuse_special
 
 __all__ = [
     "SCHEMA", "Manifest", "Target", "detect", "embed", "embed_onnx", "embed_tflite", "pack_array", "parse",
@@ -34,6 +35,7 @@ Manifest: TypeAlias = dict[str, Any]
 
 SCHEMA = manifest_schema.SCHEMA
 LABELS_MEMBER = "labels.txt"
+_MOST_CONTAINERS = 2**20
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -54,8 +56,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         ArtifactError: BNF-M001 no such file, or a folder.
-        PlatformError: BNF-P015 the operating system refuses to read it.
+        PlatformError: BNF-P015 the operating system refuses to read it; BNF-P016 a pipe or a device.
     """
+    refuse_special(path)
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -220,6 +223,15 @@ def _check_integrity(manifest: Manifest, payload: bytes, where: str) -> None:
 
 
 def _document(text: bytes, where: str) -> Manifest:
+    # each takes memory many times its size in the text
+    containers = text.count(b"{") + text.count(b"[")
+    if containers > _MOST_CONTAINERS:
+        raise ArtifactError(
+            "BNF-M006",
+            f"the manifest is malformed: {containers:,} lists and objects, of at most {_MOST_CONTAINERS:,}",
+            where=where,
+            fix="convert again",
+        )
     try:
         document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

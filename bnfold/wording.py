@@ -17,6 +17,11 @@ def clip_path(path: object, width: int = 90) -> str:
     return line if len(line) <= width else "…" + line[-(width - 1) :]
 
 
+def encodable(text: str) -> str:
+    """The text with what UTF-8 cannot hold shown escaped: bytes of a file name that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def first_line(error: BaseException, width: int = 90) -> str:
     """``ValueError: the first line of its message``."""
     lines = str(error).strip().splitlines()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import InputError, UsageError
+from bnfold.finding import Finding
+from bnfold.report import Style
 from bnfold.report.answers import render_answers, render_self_test
+from bnfold.report.conversion import render_findings
 
 from . import values
 from .command import CommandParser, Context, Outcome
@@ -65,8 +69,10 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "runtime": model.runtime,
         "frames": [],
         "self_test": None,
-        "findings": [],
+        "findings": [finding.to_json() for finding in _doubts(model, options.artifact)],
     }
+    if document["findings"]:
+        print(render_findings(document["findings"], Style.of(sys.stderr)), file=sys.stderr, flush=True)
     if options.self_test:
         checks = model.self_test()
         document["self_test"] = [check.to_json() for check in checks]
@@ -84,6 +90,23 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     return Outcome(document["passed"], document, render)
+
+
+def _doubts(model: Model, path: str) -> list[Finding]:
+    """What speaks against deploying the artifact at all."""
+    failed = [entry for entry in model.manifest["parity"] if not entry["passed"]]
+    if not failed and Path(path).suffix != ".rejected":
+        return []
+    return [
+        Finding(
+            "BNF-M101",
+            "warning",
+            path,
+            "this artifact failed its parity check when it was made: its answers are not the network's",
+            {"failed": failed},
+            "do not deploy it: convert again, and see what the report says",
+        )
+    ]
 
 
 def _outputs(model: Model, wanted: str | None) -> list[str]:

@@ -25,6 +25,7 @@ from bnfold.wording import clip
 from .command import CommandParser, did_you_mean
 
 NAME = "bnfold.toml"
+_FIX = "correct it: sections [COMMAND], and in them numbers, texts and lists of them"
 
 
 def read(path: str | None) -> tuple[str, dict[str, Any]]:
@@ -50,9 +51,11 @@ def read(path: str | None) -> tuple[str, dict[str, Any]]:
     try:
         sections = tomllib.loads(data.decode("utf-8"))
     except RecursionError as error:
-        raise UsageError("BNF-U005", "not TOML that can be read: too many brackets", where=name) from error
+        raise UsageError(
+            "BNF-U005", "not TOML that can be read: too many brackets", where=name, fix=_FIX
+        ) from error
     except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and a number of thousands of digits
-        raise UsageError("BNF-U005", f"not TOML: {clip(error, 150)}", where=name) from error
+        raise UsageError("BNF-U005", f"not TOML: {clip(error, 150)}", where=name, fix=_FIX) from error
     return name, sections
 
 

@@ -67,9 +67,11 @@ def join_tflite(payload: bytes, members: Mapping[str, str]) -> bytes:
     """
     import zipfile
 
-    file = io.BytesIO(payload)
-    # "a": the offsets in the archive count from the start of the file, as in TFLite's own metadata
-    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+    file = io.BytesIO()
+    file.write(payload)
+    # The offsets in the archive count from the start of the file, as in TFLite's own metadata. Not mode "a":
+    # it takes the mark PK\5\6 among the last weights for the end of an archive, and writes over what follows.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, text in members.items():
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system, info.external_attr = 3, 0o644 << 16

@@ -24,7 +24,7 @@ def render_artifact(document: Document, style: Style) -> str:
         f"written by bnfold {manifest['bnfold']}"
     )
     lines = [style.paint(style.plain(printable(head)), "bold"), f"  sha256   {document['sha256']}"]
-    if source:
+    if source and source.get("name"):  # a network that was handed over in Python comes from no file
         origin = f"{source.get('name')} ({source.get('format')}), sha256 {str(source.get('sha256'))[:12]}"
         lines.append(paragraph(f"source   {origin}", style, indent="  ", hanging=" " * 11))
     libraries = ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items())

@@ -375,7 +375,7 @@ def _write(request: Request, draft: _Draft, found: list[Finding]) -> Artifact:
         found += _left_over(good)
     atomic.write(path, draft.data)
     if draft.passed:
-        bad.unlink(missing_ok=True)
+        atomic.remove(bad)
     return Artifact(
         draft.target, "clean", path, hashlib.sha256(draft.data).hexdigest(), len(draft.data), "fp32"
     )

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from bnfold import manifest_schema
 from bnfold.container import MEMBER, NAMES, Target, detect, join_onnx, join_tflite, split
 from bnfold.errors import ArtifactError, InternalError, PlatformError
+from bnfold.files import refuse_special
 from bnfold.finding import Finding
 
 __all__ = [
@@ -35,6 +36,7 @@ Manifest: TypeAlias = dict[str, Any]
 
 SCHEMA = manifest_schema.SCHEMA
 LABELS_MEMBER = "labels.txt"
+_MOST_CONTAINERS = 2**20
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -55,8 +57,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         ArtifactError: BNF-M001 no such file, or a folder.
-        PlatformError: BNF-P015 the operating system refuses to read it.
+        PlatformError: BNF-P015 the operating system refuses to read it; BNF-P016 a pipe or a device.
     """
+    refuse_special(path)
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -238,6 +241,15 @@ def _changes(manifest: Manifest, payload: bytes, where: str) -> list[Finding]:
 
 
 def _document(text: bytes, where: str) -> Manifest:
+    # each takes memory many times its size in the text
+    containers = text.count(b"{") + text.count(b"[")
+    if containers > _MOST_CONTAINERS:
+        raise ArtifactError(
+            "BNF-M006",
+            f"the manifest is malformed: {containers:,} lists and objects, of at most {_MOST_CONTAINERS:,}",
+            where=where,
+            fix="convert again",
+        )
     try:
         document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

@@ -270,7 +270,7 @@ def _arguments(model_args: Arguments) -> tuple[list[Any], dict[str, Any]]:
     if isinstance(model_args, str):
         try:
             given = json.loads(model_args)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 "BNF-U049",
                 "the model's arguments are no JSON",

@@ -11,6 +11,7 @@ from typing import Any
 from bnfold.errors import PlatformError, UsageError
 from bnfold.runtime import interpreters
 from bnfold.signature import TensorSpec
+from bnfold.wording import encodable
 
 TARGETS = ("onnx", "tflite")
 PRECISIONS = ("fp32",)
@@ -107,7 +108,10 @@ def check_request(
         folder,
         name,
         _checked_labels(labels),
-        {key: None if given.get(key) is None else str(given[key]) for key in ("path", "sha256", "format")},
+        {
+            key: None if given.get(key) is None else encodable(str(given[key]))
+            for key in ("path", "sha256", "format")
+        },
     )
 
 

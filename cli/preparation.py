@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import UsageError
+from bnfold.files import refuse_special
 from bnfold.normalisation import for_the_only_image
 from bnfold.signature import TensorSpec
 
@@ -83,9 +84,11 @@ def labels(path: str | None) -> list[str] | None:
 
     Raises:
         UsageError: BNF-U013 when it cannot be read, or a line is empty.
+        PlatformError: BNF-P016 a pipe or a device.
     """
     if path is None:
         return None
+    refuse_special(path)
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except OSError as error:

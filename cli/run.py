@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import BnfoldError, InputError, UsageError
+from bnfold.finding import Finding
+from bnfold.report import Style
 from bnfold.report.answers import render_answers, render_self_test
 from bnfold.report.conversion import render_findings
 
@@ -58,6 +61,8 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         raise UsageError("BNF-U001", "no frame given", where="bnfold run", fix="give a FRAME, or --self-test")
     context.progress(f"opening {Path(options.artifact).name}")
     model, changed = _open(options)
+    doubts = [finding.to_json() for finding in _doubts(model, options.artifact)]
+    failures = [finding.to_json() for finding in changed]
     document: dict[str, Any] = {
         "schema": 1,
         "passed": True,
@@ -65,8 +70,10 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "runtime": model.runtime,
         "frames": [],
         "self_test": None,
-        "findings": [finding.to_json() for finding in changed],
+        "findings": failures + doubts,
     }
+    if doubts:  # beside the answers, not among them
+        print(render_findings(doubts, Style.of(sys.stderr)), file=sys.stderr, flush=True)
     if options.self_test:
         checks = model.self_test()
         document["self_test"] = [check.to_json() for check in checks]
@@ -82,7 +89,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     def render(style: Any) -> str:
         parts = [
             render_self_test(document, style),
-            render_findings(document["findings"], style),
+            render_findings(failures, style),
             render_answers(document, style),
         ]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -109,6 +116,23 @@ def _open(options: argparse.Namespace) -> tuple[Model, list[Finding]]:
         error.where = error.where or options.artifact
         raise
     return model, changed
+
+
+def _doubts(model: Model, path: str) -> list[Finding]:
+    """What speaks against deploying the artifact at all."""
+    failed = [entry for entry in model.manifest["parity"] if not entry["passed"]]
+    if not failed and Path(path).suffix != ".rejected":
+        return []
+    return [
+        Finding(
+            "BNF-M101",
+            "warning",
+            path,
+            "this artifact failed its parity check when it was made: its answers are not the network's",
+            {"failed": failed},
+            "do not deploy it: convert again, and see what the report says",
+        )
+    ]
 
 
 def _outputs(model: Model, wanted: str | None) -> list[str]:

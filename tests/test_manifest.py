@@ -32,8 +32,11 @@ def example(target: str = "onnx") -> dict[str, Any]:
             {"name": "speed", "tensor": "in1", "shape": [1], "dtype": "float32", "normalisation": None},
         ],
         "outputs": [{"name": "y", "tensor": "out0", "shape": [1], "dtype": "float32"}],
-        "labels": ["猫", "dog"], "batch_norms": [{"name": "bn1", "status": "folded"}], "parity": [],
-        "noise_floor": {"y": 1e-7}, "runs_on": [{"runtime": "onnxruntime", "version": "1"}],
+        "labels": ["猫", "dog"], "parity": [],
+        "batch_norms": [
+            {"name": "bn1", "channels": 2, "status": "folded", "rules": [], "into": ["c"], "reason": None}
+        ],
+        "noise_floor": {"y": 1e-7}, "runs_on": [{"runtime": "onnxruntime", "version": "1", "basis": "ran"}],
         "golden": {
             "inputs": {"image": array, "speed": array},
             "outputs": {"y": {**array, "tolerance": 1e-6}},

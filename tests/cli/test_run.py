@@ -145,7 +145,7 @@ def test_the_self_test_of_a_changed_file_shows_whether_it_answers_alike(
         (["HALVES", "nothing.png"], "BNF-R001"),
         (["HALVES", "text.png"], "BNF-R002"),
         (["HALVES", "wide.npy"], "BNF-R010"),
-        (["HALVES", "nan.npy"], "BNF-R016"),
+        (["HALVES", "nan.npy"], "BNF-R018"),
         (["HALVES", "left.pgm", "--output", "logits"], "BNF-U062"),
         (["HALVES", "left.pgm", "--runtime", "tflite-runtime"], "BNF-U060"),
         (["HALVES", "left.pgm", "--threads", "0"], "BNF-U010"),

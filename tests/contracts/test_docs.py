@@ -127,7 +127,7 @@ def test_the_configuration_that_is_shown_is_one() -> None:
     import tomllib
 
     from bnfold_cli import config
-    from bnfold_cli.main import parser_of
+    from bnfold_cli.invocation import parser_of
 
     shown = 0
     for page in PAGES:
@@ -149,7 +149,7 @@ def test_every_extra_that_a_page_names_is_there() -> None:
 
 
 def test_every_command_that_is_built_has_its_section() -> None:
-    from bnfold_cli.main import COMMANDS
+    from bnfold_cli.invocation import COMMANDS
 
     text = (ROOT / "docs" / "command_line.md").read_text("utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(COMMANDS)

@@ -104,7 +104,7 @@ def test_self_test_fails_with_status_1(case: Case, cli: Cli, altered: Altered) -
         (["run", "DIGITS"], "U001"),
         (["run", "DIGITS", "nothing.pgm"], "R001"),
         (["run", "DIGITS", "wide.npy"], "R010"),
-        (["run", "DIGITS", "nan.npy"], "R016"),
+        (["run", "DIGITS", "nan.npy"], "R018"),
         (["run", "DIGITS", "cut.pgm"], "R003"),
         (["run", "DIGITS", "image.png"], "P022"),
         (["run", "DIGITS", "FRAME", "--output", "logits"], "U062"),

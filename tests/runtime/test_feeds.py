@@ -123,12 +123,6 @@ def test_what_would_lose_something_is_refused(dtype: str, given: Any, says: str)
     assert error.where == "input 'x'"
 
 
-def test_nan_and_infinity_are_values_like_others() -> None:
-    given = np.array([[np.nan, np.inf]], dtype=np.float64)
-    (array,) = feeds((1, 2), "float32", None).of_frame(given)
-    assert np.array_equal(array, given.astype(np.float32), equal_nan=True)
-
-
 def test_ready_arrays_are_passed_on_untouched_or_refused() -> None:
     assert feeds().of_arrays(READY)[0] is READY
     for given, code in (

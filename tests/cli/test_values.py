@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bnfold_cli import values
-from bnfold_cli.main import parser_of
+from bnfold_cli.invocation import parser_of
 from bnfold_cli.values import InputSpec
 
 from bnfold.errors import UsageError

@@ -6,6 +6,8 @@ import traceback
 
 from bnfold.errors import BnfoldError, InternalError, PlatformError, UsageError
 
+from .main import INTERRUPTS
+
 INTERRUPTED = "BNF-U130"
 
 # The extra of bnfold that brings a package. A device has few of them, and needs few.
@@ -29,11 +31,11 @@ def as_bnfold_error(exception: BaseException, command: str) -> BnfoldError:
     Codes given here: BNF-U130 interrupted, BNF-U014 the model's code ended the program, BNF-P030 a
     package is missing, BNF-P090 the operating system refused, BNF-P091 out of memory, BNF-X000 a bug.
     """
+    if INTERRUPTS or isinstance(exception, KeyboardInterrupt):
+        return UsageError(INTERRUPTED, "interrupted; no unfinished artifact was left behind")
     match exception:
         case BnfoldError():
             return exception
-        case KeyboardInterrupt():
-            return UsageError(INTERRUPTED, "interrupted; no unfinished artifact was left behind")
         case SystemExit():
             return UsageError(
                 "BNF-U014",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def entry() -> NoReturn:
     """The console script ``bnfold``."""
+    _watch_for_interrupts()
     try:
         status = main(sys.argv[1:])
         _ignore_interrupts()  # a late one has nothing left to stop
@@ -44,6 +45,21 @@ def main(arguments: Sequence[str]) -> int:
     from .invocation import run
 
     return run(arguments)
+
+
+INTERRUPTS: list[int] = []
+"""Every Ctrl-C so far. Libraries that are loading may turn its exception into another one, or drop it."""
+
+
+def _watch_for_interrupts() -> None:
+    import signal
+
+    def note(number: int, frame: object) -> None:
+        INTERRUPTS.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us ignores it
+        signal.signal(signal.SIGINT, note)
 
 
 def _ignore_interrupts() -> None:

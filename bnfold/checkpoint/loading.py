@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from bnfold.checkpoint.fit import fill, fit
 from bnfold.checkpoint.states import Checkpoint, choice_note, find
 from bnfold.errors import CheckpointError, UsageError
 from bnfold.finding import Finding
-from bnfold.modelspec import build
+from bnfold.modelspec import build, home, importable
 from bnfold.wording import clip, clip_path
 
 if TYPE_CHECKING:
@@ -143,7 +144,9 @@ def load_with_notes(
     sha256: str | None = None,
 ) -> Loaded:
     """Like `load`, and says what it had to decide: the notes L101 to L108 of `bnfold.checkpoint`."""
-    checkpoint = read(path, trust_pickle=trust_pickle, sha256=sha256)
+    found_beside = importable(home(model)) if trust_pickle and isinstance(model, str) else nullcontext()
+    with found_beside:  # a pickle that names the model's classes finds them where the model is found
+        checkpoint = read(path, trust_pickle=trust_pickle, sha256=sha256)
     entries = checkpoint.pick(state)
     used = state or checkpoint.default or ""  # pick has found it
     module = build(model, model_args)

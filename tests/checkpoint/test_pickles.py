@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import pickle
 import sys
@@ -179,3 +180,18 @@ def test_tensors_of_another_device_come_to_the_cpu(tmp_path: Path) -> None:
     assert tagged != content
     (tmp_path / "a.pt").write_bytes(tagged)
     assert_holds(load(tmp_path / "a.pt", Net), trained())
+
+
+def test_a_trusted_pickle_finds_the_classes_where_the_model_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "beside.py").write_text("import torch\n\nclass Net(torch.nn.Linear):\n    pass\n", "utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    module = importlib.import_module("beside").Net(2, 3)
+    path = saved(tmp_path / "whole.pt", module)
+    monkeypatch.undo()
+    sys.modules.pop("beside")
+    found = load(path, f"{folder / 'beside.py'}:Net", model_args=[2, 3], trust_pickle=True)
+    assert torch.equal(found.weight, module.weight)

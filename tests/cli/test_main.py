@@ -291,3 +291,11 @@ def test_python_m(tmp_path: Path) -> None:
         capture_output=True, text=True, cwd=tmp_path, check=True,
     )  # fmt: skip
     assert done.stdout == f"{__version__}\n"
+
+
+def test_what_a_library_makes_of_an_interrupt_is_still_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold_cli.failure import as_bnfold_error
+
+    assert as_bnfold_error(RuntimeError("numpy failed to load"), "convert").code == "BNF-X000"
+    monkeypatch.setattr("bnfold_cli.failure.INTERRUPTS", [2])
+    assert as_bnfold_error(RuntimeError("numpy failed to load"), "convert").code == "BNF-U130"

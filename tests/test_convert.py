@@ -99,7 +99,9 @@ def test_the_document_is_the_one_of_the_design(both: tuple[ConversionResult, Pat
     assert document["source"] == {"path": "/some/where/best.pt", "sha256": "ab" * 32, "format": "torch"}
     assert [entry["name"] for entry in document["batch_norms"]] == ["bn1", "bn2"]
     for entry in document["batch_norms"]:
-        assert set(entry) == {"name", "channels", "status", "rules", "into", "reason", "max_rel_error"}
+        assert set(entry) == {
+            "name", "channels", "status", "rules", "into", "reason", "gain", "max_rel_error",
+        }  # fmt: skip
         assert entry["status"] == "folded"
         assert entry["max_rel_error"] <= 1e-12
     assert [row["candidate"] for row in document["parity"]] == ["fold", "onnx", "tflite"]

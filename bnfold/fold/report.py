@@ -24,6 +24,7 @@ class BatchNormEntry:
         rules: names of the rules that moved it.
         into: names of the layers whose weights took it.
         reason: why it went no further; None for ``folded``.
+        gain: the largest |s| of its channels, s = gamma / sqrt(var + eps); None when refused.
         max_rel_error: its certificate: the largest error of its site, replayed in float64 on the
             reference's own input to that site, relative to max|y|. None where nothing can be replayed.
     """
@@ -34,6 +35,7 @@ class BatchNormEntry:
     rules: list[str] = field(default_factory=list)
     into: list[str] = field(default_factory=list)
     reason: str | None = None
+    gain: float | None = None
     max_rel_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -45,6 +47,7 @@ class BatchNormEntry:
             "rules": list(self.rules),
             "into": list(self.into),
             "reason": self.reason,
+            "gain": self.gain,
             "max_rel_error": self.max_rel_error,
         }
 

@@ -123,6 +123,7 @@ def _freeze(node: fx.Node, name: str, constants: Constants) -> Site:
     assert mu is not None
     assert var is not None
     affine = Affine.from_batch_norm(mu, var, float(arguments["eps"]), values["weight"], values["bias"])
+    entry.gain = float(np.abs(affine.scale).max(initial=0.0))
     cancels = float(np.abs(mu * affine.scale).max(initial=0.0))
     return Site(node.name, entry, affine, _dead_channels(name, affine), cancels=cancels)
 

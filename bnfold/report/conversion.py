@@ -43,18 +43,29 @@ def render_verification(document: Document, style: Style) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def render_batch_norms(entries: Sequence[Document], style: Style) -> str:
-    """Counts first, then a row per call in execution order, then why some could not be folded."""
+def render_batch_norms(entries: Sequence[Document], style: Style, *, gains: bool = False) -> str:
+    """Counts first, then a row per call in execution order, then why some could not be folded.
+
+    With ``gains`` the largest |s| of each is shown as well, and a status that all have only in the counts.
+    """
     if not entries:
         return "No BatchNorm in this network."
     counts = Counter(entry["status"] for entry in entries)
     tally = ", ".join(f"{counts[status]} {status}" for status in _STATUS if counts[status])
     lines = [style.paint(f"{plural(len(entries), 'BatchNorm')}: {tally}", "bold")]
+    headers = ["name", "channels", "status", "rules", "into"]
     rows = [
-        (e["name"], e["channels"], e["status"], ", ".join(e["rules"]) or "-", ", ".join(e["into"]) or "-")
+        [e["name"], e["channels"], e["status"], ", ".join(e["rules"]) or "-", ", ".join(e["into"]) or "-"]
         for e in entries
     ]
-    lines.append(table(("name", "channels", "status", "rules", "into"), rows, style, right=("channels",)))
+    if gains:
+        headers.insert(2, "gain")
+        for row, entry in zip(rows, entries, strict=True):
+            row.insert(2, "-" if entry.get("gain") is None else number(entry["gain"]))
+        if len(counts) == 1:
+            headers.remove("status")
+            rows = [row[:3] + row[4:] for row in rows]
+    lines.append(table(headers, rows, style, right=("channels", "gain")))
     for entry in entries:
         if entry.get("reason"):
             reason = f"{printable(entry['name'])} is {entry['status']}: {entry['reason']}"

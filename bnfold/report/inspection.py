@@ -35,7 +35,10 @@ def render_artifact(document: Document, style: Style) -> str:
     if manifest["labels"]:
         lines.append(f"  labels   {len(manifest['labels'])}")
     parts = ["\n".join(lines), _tensors(manifest, style), _frames(manifest, style)]
-    parts += [render_batch_norms(manifest["batch_norms"], style), render_parity(manifest["parity"], style)]
+    parts += [
+        render_batch_norms(manifest["batch_norms"], style, gains=True),
+        render_parity(manifest["parity"], style),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

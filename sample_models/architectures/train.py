@@ -55,7 +55,7 @@ def train(images: torch.Tensor, labels: torch.Tensor, model: nn.Module, epochs: 
 def main() -> None:
     """Train each network, save its checkpoint and say how many test images it gets right."""
     options = training.parser(__doc__, HERE)
-    options.add_argument("--epochs", type=training.positive, default=2, help="default: 2")
+    options.add_argument("--epochs", type=training.positive, default=1, help="default: 1")
     options.add_argument("--only", choices=TRAINED, help="train this one only")
     given = options.parse_args()
     torch.set_num_threads(1)

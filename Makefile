@@ -14,7 +14,7 @@ DEVICE := .device
 SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow lint bench docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold docs clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,12 +68,18 @@ test-onnx: .venv-onnx/.wheel $(DEVICE)/artifacts/.ready ## 3: the installed whee
 test-slow: .venv/.ready ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+test-random: .venv/.ready ## 2,000 random networks through the fold engine (minutes)
+	BNFOLD_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest tests/fold/test_random_networks.py
+
 lint: .venv/.ready ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 bench: .venv/.ready ## what is measured, against a peer, in one run
 	$(BIN)/python benchmarks/import_time.py
+
+bench-fold: .venv/.ready ## bnfold's files against the exporters' own, for every sample architecture (minutes)
+	$(BIN)/python benchmarks/fold.py
 
 docs: .venv/.ready ## write what the documentation takes from the source: codes, rules, examples
 	$(BIN)/python docs/make_errors.py

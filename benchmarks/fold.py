@@ -173,8 +173,9 @@ def measure(name: str, factory: Callable[[], torch.nn.Module], shapes: Any, pair
         if any(e.status == status for e in norms)
     )
     print(
-        f"{name}: {len(norms)} BatchNorms, {counts}; {left_over(result)} left; fold {seconds['fold']:.2f} s of "
-        f"capture {seconds['capture']:.2f} s, certificate {seconds['certificate']:.2f} s"
+        f"{name}: {len(norms)} BatchNorms, {counts}; {left_over(result)} left; "
+        f"fold {seconds['fold']:.2f} s, capture {seconds['capture']:.2f} s, "
+        f"certificate {seconds['certificate']:.2f} s"
     )
     with tempfile.TemporaryDirectory() as folder:
         targets = ("onnx", "tflite") if tflite else ("onnx",)

@@ -11,6 +11,8 @@ from torch import fx
 
 from bnfold.affine import Affine
 
+_ROUNDING = 2.0**-50  # of float64, twice over
+
 USER = -1
 """Owner of a multiplication or an addition that the network has of its own."""
 
@@ -57,9 +59,16 @@ def compose(first: Pending, second: Pending) -> Pending | None:
     """Both in a row as one; None where they run over different axes."""
     there = first.on(second.axis, second.affine.channels)
     if there is not None:
-        return Pending(second.affine.after(there), second.axis)
+        return Pending(_snapped(second.affine.after(there), second.affine), second.axis)
     here = second.on(first.axis, first.affine.channels)
-    return None if here is None else Pending(here.after(first.affine), first.axis)
+    return None if here is None else Pending(_snapped(here.after(first.affine), here), first.axis)
+
+
+def _snapped(both: Affine, second: Affine) -> Affine:
+    """Exactly the identity where an affine and its inverse differ from it by rounding alone."""
+    scale = np.where(np.abs(both.scale - 1) <= _ROUNDING, 1.0, both.scale)
+    shift = np.where(np.abs(both.shift) <= _ROUNDING * np.abs(second.shift), 0.0, both.shift)
+    return Affine(scale, shift, both.map)
 
 
 @dataclass(frozen=True)

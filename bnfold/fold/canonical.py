@@ -42,8 +42,8 @@ def use_linear(graph: fx.Graph, constants: Constants, pending: Container[fx.Node
         )
         if not (beside and is_matrix) or constants.is_constant(x):
             continue
-        if bias is not None and g.value(bias).ndim != 1:
-            continue
+        if bias is not None and g.value(bias).shape != g.value(matrix).shape[1:]:
+            continue  # one that is broadcast
         with graph.inserting_before(node):
             transposed = graph.call_function(aten.t.default, (matrix,))
             transposed.meta = {"val": g.value(matrix).t(), "reference": None, "sites": frozenset()}

@@ -63,10 +63,12 @@ class Engine:
         self._plant()
         use_shapes(self._body.graph)
         use_linear(self._body.graph, constants, self._body.pending)
-        own = list(network_affines(self._body.graph, constants))
-        for node, pending in own:
+        own = 0
+        for node, pending in network_affines(self._body.graph, constants):
+            # one after the other: the next may read what this one has just become
             self._body.plant(node, pending, Owners.all(USER))
-        self._account = Account(sites, len(own))
+            own += 1
+        self._account = Account(sites, own)
         self._planner = Planner(rules, constants, self._body.pending, self._is_frozen)
 
     def run(self) -> Folded:

@@ -24,7 +24,7 @@ X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 class Net(nn.Module):
     """A forward as a function of the module's layers and its input."""
 
-    def __init__(self, run: Callable[[Any, torch.Tensor], Any], **layers: nn.Module) -> None:
+    def __init__(self, run: Callable[[Any, torch.Tensor], Any], **layers: nn.Module | nn.Parameter) -> None:
         super().__init__()
         for name, layer in layers.items():
             setattr(self, name, layer)
@@ -124,6 +124,20 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         ),
         {"bn": "folded"},
     ),
+    "the network's own arithmetic in a row": (
+        lambda: Net(
+            lambda m, x: m.bn(2.0 * m.c(x) + 1.0 - m.bn.bias[:, None, None]), c=conv(), bn=nn.BatchNorm2d(4)
+        ),
+        {"bn": "folded"},
+    ),
+    "addmm with one number for a bias": (
+        lambda: Net(
+            lambda m, x: m.l(torch.addmm(m.one, m.bn(torch.sigmoid(x[:, 0, 0])), m.w)),
+            l=nn.Linear(16, 3), bn=nn.BatchNorm1d(8), w=torch.nn.Parameter(torch.randn(8, 16)),
+            one=torch.nn.Parameter(torch.ones(1)),
+        ),
+        {"bn": "kept"},
+    ),  # fmt: skip
     "alone": (lambda: nn.Sequential(nn.BatchNorm2d(3)), {"0": "kept"}),
 }
 

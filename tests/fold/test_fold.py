@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
             one=torch.nn.Parameter(torch.ones(1)),
         ),
         {"bn": "kept"},
-    ),  # fmt: skip
+    ),
     "alone": (lambda: nn.Sequential(nn.BatchNorm2d(3)), {"0": "kept"}),
 }
 

@@ -102,6 +102,13 @@ class Affine:
         size = np.where(self.scale == 0, 1.0, np.abs(self.scale))
         return Affine(size, np.zeros_like(size))
 
+    def inverse(self, smallest: float = _SMALLEST) -> Affine | None:
+        """(x - shift) / scale; None with a map, or where |scale| is below ``smallest`` times the largest."""
+        magnitude = np.abs(self.scale)
+        if self.map is not None or not magnitude.min() > smallest * magnitude.max():
+            return None
+        return Affine(1.0 / self.scale, -self.shift / self.scale)
+
     def inverse_scale(self, smallest: float = _SMALLEST) -> Affine | None:
         """1 / scale alone; None where some |scale| is below ``smallest`` times the largest."""
         magnitude = np.abs(self.scale)

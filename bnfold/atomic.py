@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bnfold.errors import BnfoldError, PlatformError
+from bnfold.files import special
 
 _FULL = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -31,14 +32,33 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         PlatformError: BNF-P010 the disk or the quota is full; BNF-P011 a limit on file sizes; BNF-P012 no
             permission, or a read-only file system; BNF-P013 the folder does not exist, or the target is one;
-            BNF-P014 any other refusal of the operating system. The old content of ``path`` is untouched.
+            BNF-P014 any other refusal of the operating system; BNF-P017 the target is a device, a pipe or a
+            socket. The old content of ``path`` is untouched.
     """
+    kind = special(path)
+    if kind is not None:  # renaming a file over /dev/null would replace it for everyone
+        raise PlatformError(
+            "BNF-P017", f"the target is {kind}, which is never replaced", where=str(path), fix="name a file"
+        )
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         _write(target, temporary, data)
     except OSError as error:
         raise _explain(error, "write", Path(path), len(data)) from error
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """Removes the file at ``path``, if there is one; a folder of that name is none of ours and stays.
+
+    Raises:
+        PlatformError: as for :func:`write`.
+    """
+    try:
+        if not Path(path).is_dir():
+            Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise _explain(error, "remove", Path(path), None) from error
 
 
 def ensure_folder(path: str | os.PathLike[str]) -> None:

@@ -19,7 +19,8 @@ MEMBER = "bnfold.json"
 NAMES: dict[Target, str] = {"onnx": "an ONNX", "tflite": "a TFLite"}
 
 _MAX_BYTES = 2**31 - 1  # both formats address their content with 31 bits
-_MAX_DOCUMENT = 2**28  # far above any manifest: a bound for hostile archives
+_MAX_DOCUMENT = 2**26  # far above any manifest: a bound for hostile files
+_METHODS = (0, 8)  # of the ZIP format: stored, deflated
 _METADATA_PROPS, _GRAPH = 14, 7  # field numbers of onnx.ModelProto
 _END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
 
@@ -66,9 +67,11 @@ def join_tflite(payload: bytes, members: Mapping[str, str]) -> bytes:
     """
     import zipfile
 
-    file = io.BytesIO(payload)
-    # "a": the offsets in the archive count from the start of the file, as in TFLite's own metadata
-    with zipfile.ZipFile(file, "a", zipfile.ZIP_STORED) as archive:
+    file = io.BytesIO()
+    file.write(payload)
+    # The offsets in the archive count from the start of the file, as in TFLite's own metadata. Not mode "a":
+    # it takes the mark PK\5\6 among the last weights for the end of an archive, and writes over what follows.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, text in members.items():
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system, info.external_attr = 3, 0o644 << 16
@@ -115,7 +118,12 @@ def _split_onnx(data: bytes, where: str) -> tuple[bytes, bytes | None]:
 def _entry(data: bytes, start: int, end: int) -> bytes | None:
     """The value of a ``StringStringEntryProto`` whose key is ours."""
     parts = {number: data[value:stop] for number, _, value, stop in _fields(data, start, end)}
-    return parts.get(2, b"") if parts.get(1) == KEY.encode() else None
+    if parts.get(1) != KEY.encode():
+        return None
+    text = parts.get(2, b"")
+    if len(text) > _MAX_DOCUMENT:
+        raise _WireError(f"its manifest has {len(text):,} bytes, of at most {_MAX_DOCUMENT:,}")
+    return text
 
 
 class _WireError(ValueError):
@@ -195,6 +203,8 @@ def _split_tflite(data: bytes, where: str) -> tuple[bytes, bytes | None]:
             start = min((member.header_offset for member in members), default=len(data))
             if start <= root:
                 raise zipfile.BadZipFile(f"it starts at byte {start}, inside the model")
+            if any(member.compress_type not in _METHODS for member in members):
+                raise zipfile.BadZipFile("its members are compressed in a way that no bnfold uses")
             if sum(member.file_size for member in members) > _MAX_DOCUMENT:
                 raise zipfile.BadZipFile("its members claim to be larger than any manifest")
             if (damaged := archive.testzip()) is not None:

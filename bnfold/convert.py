@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from bnfold import atomic
 from bnfold import finding as f
@@ -27,13 +28,14 @@ from bnfold._version import __version__
 from bnfold.conversion import Artifact, ConversionResult, finite
 from bnfold.errors import InternalError, UsageError
 from bnfold.export import Exported
+from bnfold.export.outputs import check_outputs
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult, fold
 from bnfold.normalisation import Normalisation, assumed, by_input
 from bnfold.request import Request, check_labels, check_request
 from bnfold.runtime import Model, golden
 from bnfold.signature import TensorSpec
-from bnfold.verify import load_metric
+from bnfold.verify import load_metric, randomness
 from bnfold.verify.accuracy import Metric
 from bnfold.verify.candidates import ArtifactCandidate, TorchCandidate, single_thread
 from bnfold.verify.parity import is_exact
@@ -70,7 +72,8 @@ def convert(
         example_inputs: positional arguments of ``forward``, batch axis first: the shapes to convert for.
         to: ``onnx``, ``tflite``, or both.
         output: the folder; made where it is not there yet.
-        name: of the files: ``NAME.onnx``; the default is the source's, or else the module's class.
+        name: of the files: ``NAME.onnx`` (a suffix of a target is left out of it); the default is the
+            source's, or else the module's class.
         samples: frames to compare on, as for :func:`bnfold.verify`; with labels they give accuracy. None:
             16 seeded random inputs, and a finding says that the parity is unproven on real frames.
         normalisation: how a uint8 frame is prepared, (pixel * scale - mean) / std: some of ``layout``,
@@ -89,8 +92,8 @@ def convert(
 
     Returns:
         What became of each BatchNorm, the parity, the findings and the files written. It has not ``passed``
-        where the statistics or parameters are unusable, or the network is not finite or depends on the batch
-        (nothing is written then), or where a file failed its parity (it is named ``*.rejected``).
+        where the statistics or parameters are unusable, or the network is random, not finite or depends on
+        the batch (nothing is written then), or where a file failed its parity (it is named ``*.rejected``).
 
     Raises:
         UsageError: options that cannot be used, or do not fit the network.
@@ -116,11 +119,16 @@ def convert(
     judged_by = load_metric(metric) if isinstance(metric, str) else metric
     tell = progress or _silent
     tell("folding")
+    example_inputs = _detached(example_inputs)
     with single_thread():
         folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skip)
+        check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs)
-        found = audit(module, folded) + assumed(normalisation, prepared)
+        # random numbers would show as failures of everything that follows
+        found = randomness.findings(folded.captured)
+        if f.passed(found):
+            found = audit(module, folded) + assumed(normalisation, prepared)
         if not f.passed(found):
             return _stopped(request, folded, found)
         tell("computing the reference")
@@ -367,10 +375,15 @@ def _write(request: Request, draft: _Draft, found: list[Finding]) -> Artifact:
         found += _left_over(good)
     atomic.write(path, draft.data)
     if draft.passed:
-        bad.unlink(missing_ok=True)
+        atomic.remove(bad)
     return Artifact(
         draft.target, "clean", path, hashlib.sha256(draft.data).hexdigest(), len(draft.data), "fp32"
     )
+
+
+def _detached(example_inputs: Any) -> Any:
+    """The same without gradients: torch warns wherever one that requires them becomes a number."""
+    return pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, example_inputs)
 
 
 def _silent(stage: str) -> None:

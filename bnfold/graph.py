@@ -100,16 +100,20 @@ def fetch(root: nn.Module, target: str) -> Any:
     return found
 
 
-def is_free(root: nn.Module, target: str) -> bool:
-    """Whether a tensor can be put at a dotted path: nothing is there, and what is on the way are modules."""
-    *path, name = target.split(".")
-    for part in path:
-        if not hasattr(root, part):
-            return True
-        root = getattr(root, part)
-        if not isinstance(root, nn.Module):
-            return False
-    return not hasattr(root, name)
+def has(root: nn.Module, target: str) -> bool:
+    """Whether something is at a dotted path."""
+    try:
+        fetch(root, target)
+    except AttributeError:
+        return False
+    return True
+
+
+def leads_through_modules(root: nn.Module, target: str) -> bool:
+    """Whether what is on the way to a dotted path are modules, or nothing yet."""
+    parts = target.split(".")
+    prefixes = (".".join(parts[:count]) for count in range(1, len(parts)))
+    return all(isinstance(fetch(root, path), nn.Module) for path in prefixes if has(root, path))
 
 
 def fill(root: nn.Module, target: str, tensor: torch.Tensor) -> None:

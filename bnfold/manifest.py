@@ -24,16 +24,19 @@ from typing import Any, TypeAlias
 from bnfold import manifest_schema
 from bnfold.container import MEMBER, NAMES, Target, detect, join_onnx, join_tflite, split
 from bnfold.errors import ArtifactError, InternalError, PlatformError
+from bnfold.files import refuse_special
+from bnfold.finding import Finding
 
 __all__ = [
-    "SCHEMA", "Manifest", "Target", "detect", "embed", "embed_onnx", "embed_tflite", "pack_array", "parse",
-    "read", "read_bytes", "strip", "unpack_array",
+    "SCHEMA", "Manifest", "Target", "detect", "embed", "embed_onnx", "embed_tflite", "examine", "pack_array",
+    "parse", "read", "read_bytes", "strip", "unpack_array",
 ]  # fmt: skip
 
 Manifest: TypeAlias = dict[str, Any]
 
 SCHEMA = manifest_schema.SCHEMA
 LABELS_MEMBER = "labels.txt"
+_MOST_CONTAINERS = 2**20
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -54,8 +57,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
     Raises:
         ArtifactError: BNF-M001 no such file, or a folder.
-        PlatformError: BNF-P015 the operating system refuses to read it.
+        PlatformError: BNF-P015 the operating system refuses to read it; BNF-P016 a pipe or a device.
     """
+    refuse_special(path)
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -82,6 +86,18 @@ def parse(data: bytes, *, where: str = "artifact") -> Manifest:
             written by a newer bnfold; BNF-M006 the manifest is not what schema 1 says; BNF-M007 the file was
             changed after bnfold wrote it.
     """
+    manifest, changed = examine(data, where=where)
+    for finding in changed:
+        raise ArtifactError(finding.code, finding.message, where=where, fix=finding.remedy)
+    return manifest
+
+
+def examine(data: bytes, *, where: str = "artifact") -> tuple[Manifest, list[Finding]]:
+    """Like :func:`parse`, for a check that measures what a changed file computes: BNF-M007 is a finding.
+
+    Raises:
+        ArtifactError: BNF-M002 to BNF-M006 as :func:`parse`.
+    """
     target, payload, text = split(data, where)
     if text is None:
         raise ArtifactError(
@@ -92,8 +108,7 @@ def parse(data: bytes, *, where: str = "artifact") -> Manifest:
         )
     manifest = _document(text, where)
     manifest_schema.check(manifest, target, where)
-    _check_integrity(manifest, payload, where)
-    return manifest
+    return manifest, _changes(manifest, payload, where)
 
 
 def strip(data: bytes) -> bytes:
@@ -200,7 +215,8 @@ def _integrity(text: str, payload: bytes) -> dict[str, Any]:
     return {"model_bytes": len(payload), "crc32": f"{checksum:08x}"}
 
 
-def _check_integrity(manifest: Manifest, payload: bytes, where: str) -> None:
+def _changes(manifest: Manifest, payload: bytes, where: str) -> list[Finding]:
+    """An error where model and manifest are not those that were sealed together."""
     rest = {key: value for key, value in manifest.items() if key != "integrity"}
     try:
         found, recorded = _integrity(_dumps(rest), payload), manifest["integrity"]
@@ -208,18 +224,32 @@ def _check_integrity(manifest: Manifest, payload: bytes, where: str) -> None:
         raise ArtifactError(
             "BNF-M006", f"the manifest is malformed: {error}", where=where, fix="convert again"
         ) from error
-    if found != recorded:
-        raise ArtifactError(
+    if found == recorded:
+        return []
+    return [
+        Finding(
             "BNF-M007",
+            "error",
+            where,
             "the file is not what bnfold wrote: model and manifest have CRC-32 "
             f"{found['crc32']} over {found['model_bytes']} model bytes; "
             f"recorded are {recorded['crc32']} over {recorded['model_bytes']}",
-            where=where,
-            fix="copy the file again, or convert again: what was proven holds for the unchanged file only",
+            {"found": found, "recorded": recorded},
+            "copy the file again, or convert again: what was proven holds for the unchanged file only",
         )
+    ]
 
 
 def _document(text: bytes, where: str) -> Manifest:
+    # each takes memory many times its size in the text
+    containers = text.count(b"{") + text.count(b"[")
+    if containers > _MOST_CONTAINERS:
+        raise ArtifactError(
+            "BNF-M006",
+            f"the manifest is malformed: {containers:,} lists and objects, of at most {_MOST_CONTAINERS:,}",
+            where=where,
+            fix="convert again",
+        )
     try:
         document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors

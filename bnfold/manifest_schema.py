@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from math import prod
 from typing import Any, NoReturn
 
 from bnfold.errors import ArtifactError
@@ -26,6 +27,9 @@ ROLES = ("clean", "monitor")
 
 _MAX_NUMBER = sys.float_info.max  # JSON's integers have no limit
 _MAX_ELEMENTS = 2**40  # a bound on what a damaged shape can claim
+# a golden array has no more elements than its tensor, with a symbolic batch of so many, or is small anyway
+_MOST_FRAMES, _SMALL = 2**16, 2**20
+_DEEPEST = 32  # lists and objects inside each other: whoever writes the document again needs a stack for it
 
 
 def check(document: dict[str, Any], target: str, where: str) -> None:
@@ -44,6 +48,7 @@ class _Check:
         self._where = where
 
     def document(self, document: dict[str, Any], target: str) -> None:
+        self._nesting(document)
         schema = self._typed(document, "schema", int, "")
         if schema > SCHEMA:
             raise ArtifactError(
@@ -62,8 +67,13 @@ class _Check:
             self._typed(document, key, dict, "", null=True)
         for key in ("libraries", "noise_floor", "integrity"):
             self._typed(document, key, dict, "")
-        for key in ("batch_norms", "parity", "runs_on"):
-            self._each(document, key, dict)
+        for index, entry in enumerate(self._each(document, "batch_norms", dict)):
+            self._batch_norm(entry, f"batch_norms[{index}].")
+        for index, entry in enumerate(self._each(document, "parity", dict)):
+            self._parity(entry, f"parity[{index}].")
+        for index, entry in enumerate(self._each(document, "runs_on", dict)):
+            for key in ("runtime", "version", "basis"):
+                self._typed(entry, key, str, f"runs_on[{index}].")
         self._each(document, "labels", str, null=True)
         inputs = self._tensors(document, "inputs", self._input)
         outputs = self._tensors(document, "outputs", lambda *_: None)
@@ -75,9 +85,35 @@ class _Check:
         self._typed(document["integrity"], "model_bytes", int, "integrity.")
         self._typed(document["integrity"], "crc32", str, "integrity.")
 
+    def _nesting(self, document: dict[str, Any]) -> None:
+        level: list[Any] = [document]
+        for _ in range(_DEEPEST):
+            inside = [value.values() if isinstance(value, dict) else value for value in level]
+            level = [item for values in inside for item in values if isinstance(item, dict | list)]
+            if not level:
+                return
+        self._fail("it", f"has more than {_DEEPEST} lists and objects inside each other")
+
+    def _batch_norm(self, entry: dict[str, Any], path: str) -> None:
+        for key in ("name", "status"):
+            self._typed(entry, key, str, path)
+        self._typed(entry, "channels", int, path)
+        for key in ("rules", "into"):
+            self._each(entry, key, str, path)
+        self._typed(entry, "reason", str, path, null=True)
+
+    def _parity(self, entry: dict[str, Any], path: str) -> None:
+        for key in ("candidate", "runtime", "output", "frames_source"):
+            self._typed(entry, key, str, path)
+        self._typed(entry, "frames", int, path)
+        self._typed(entry, "passed", bool, path)
+        for key in ("max_abs_error", "noise_floor", "tolerance"):
+            if entry.get(key) is not None:  # null: not finite
+                self._number(entry[key], f"{path}{key}")
+
     def _tensors(
         self, document: dict[str, Any], key: str, extra: Callable[[dict[str, Any], str], None]
-    ) -> list[str]:
+    ) -> dict[str, dict[str, Any]]:
         entries = self._each(document, key, dict)
         if not entries:
             self._fail(key, "is empty")
@@ -91,7 +127,7 @@ class _Check:
         names: list[str] = [entry["name"] for entry in entries]
         if len(set(names)) != len(names):
             self._fail(key, f"names a tensor twice: {', '.join(names)}")
-        return names
+        return dict(zip(names, entries, strict=True))
 
     def _input(self, entry: dict[str, Any], path: str) -> None:
         how = self._typed(entry, "normalisation", dict, path, null=True)
@@ -116,16 +152,19 @@ class _Check:
             self._fail(f"{path}shape", f"is {shape}, which takes no {color} image in {layout}")
         self._one_of(entry, "dtype", FLOATS, path)
 
-    def _golden(self, golden: dict[str, Any], key: str, names: list[str]) -> None:
+    def _golden(self, golden: dict[str, Any], key: str, tensors: dict[str, dict[str, Any]]) -> None:
         arrays = self._typed(golden, key, dict, "golden.")
-        if sorted(arrays) != sorted(names):
-            self._fail(f"golden.{key}", f"has {sorted(arrays)} and not {sorted(names)}")
+        if sorted(arrays) != sorted(tensors):
+            self._fail(f"golden.{key}", f"has {sorted(arrays)} and not {sorted(tensors)}")
         for name in arrays:
             entry = self._typed(arrays, name, dict, f"golden.{key}.")
             path = f"golden.{key}.{name}."
             self._one_of(entry, "dtype", tuple(ITEM_SIZE), path)
             self._shape(entry, path, symbolic=False)
             self._typed(entry, "data", str, path)
+            declared = prod(_MOST_FRAMES if size is None else size for size in tensors[name]["shape"])
+            if prod(entry["shape"]) > max(declared, _SMALL):
+                self._fail(f"{path}shape", f"is {entry['shape']}, more than the tensor's own")
             if key == "outputs":
                 self._number(entry.get("tolerance"), f"{path}tolerance")
 
@@ -152,11 +191,13 @@ class _Check:
             self._fail(f"{path}{key}", f"is {value!r}, not {' or '.join(allowed)}")
         return value
 
-    def _each(self, document: dict[str, Any], key: str, kind: type, *, null: bool = False) -> list[Any]:
-        values = self._typed(document, key, list, "", null=null) or []
+    def _each(
+        self, entry: dict[str, Any], key: str, kind: type, path: str = "", *, null: bool = False
+    ) -> list[Any]:
+        values = self._typed(entry, key, list, path, null=null) or []
         for index, value in enumerate(values):
             if type(value) is not kind:
-                self._fail(f"{key}[{index}]", f"is {type(value).__name__}, not {kind.__name__}")
+                self._fail(f"{path}{key}[{index}]", f"is {type(value).__name__}, not {kind.__name__}")
         return list(values)
 
     def _typed(self, entry: dict[str, Any], key: str, kind: type, path: str, *, null: bool = False) -> Any:

@@ -50,6 +50,8 @@ def build(model: nn.Module | Callable[..., nn.Module] | str, model_args: Argumen
                 fix="leave --model-args out, or name the class",
             )
         return target
+    if isinstance(target, ModuleType):
+        raise _a_python_module(label, target)
     if not callable(target):
         raise UsageError(
             "BNF-U045",
@@ -91,7 +93,7 @@ def resolve(spec: str) -> object:
             where=f'"{clip(spec)}"',
             fix=_FORMS,
         )
-    if place.endswith(".py") or "/" in place or "\\" in place:
+    if _is_file(place):
         module = _from_file(Path(place))
     else:
         module = _from_package(place)
@@ -124,7 +126,7 @@ def _from_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     try:
-        with _importable(source.parent):
+        with importable(source.parent):
             found.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code
         sys.modules.pop(name, None)
@@ -134,7 +136,7 @@ def _from_file(path: Path) -> ModuleType:
 
 def _from_package(name: str) -> ModuleType:
     try:
-        with _importable(Path.cwd()):
+        with importable(Path.cwd()):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
@@ -149,8 +151,18 @@ def _from_package(name: str) -> ModuleType:
         raise _import_failed(name, error, None) from error
 
 
+def home(spec: str) -> Path:
+    """The folder that the model's imports are looked up in: its file's, or the current one for a package."""
+    place = spec.rpartition(":")[0]
+    return Path(place).resolve().parent if _is_file(place) else Path.cwd()
+
+
+def _is_file(place: str) -> bool:
+    return place.endswith(".py") or "/" in place or "\\" in place
+
+
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
+def importable(folder: Path) -> Iterator[None]:
     """The folder first on sys.path while the user's code is imported, and last from then on.
 
     First, as for a script, so that its neighbours are found; last, because models import neighbours in
@@ -201,17 +213,47 @@ def _source(target: object) -> Path | None:
     return Path(found) if found else None
 
 
-def _no_such_name(spec: str, inside: object, part: str) -> UsageError:
+def _models(members: Mapping[str, Any]) -> list[str]:
+    """The classes and functions of a Python module that may be or make a network, if they are its own."""
     from torch import nn
 
-    members: dict[str, Any] = getattr(inside, "__dict__", {})
-    models = [
+    return [
         name
         for name, value in members.items()
         if not name.startswith("_")
         and ((inspect.isclass(value) and issubclass(value, nn.Module)) or inspect.isfunction(value))
         and value.__module__ == members.get("__name__")
     ]
+
+
+def _a_python_module(label: str, found: ModuleType) -> UsageError:
+    models = _models(vars(found))
+    return UsageError(
+        "BNF-U045",
+        f"{clip(label)} is a Python module: a file or a package, not a network",
+        where=f"it has {', '.join(models[:5])}" if models else "it has no class or function of its own",
+        fix=f"--model {clip(found.__name__)}:{models[0]}" if models else _FORMS,
+    )
+
+
+def _has_submodule(package: ModuleType, name: str) -> bool:
+    """Whether ``name`` is a file or a folder of this package; nothing is imported."""
+    folders = getattr(package, "__path__", ())
+    return any(
+        (Path(folder) / f"{name}.py").is_file() or (Path(folder) / name).is_dir() for folder in folders
+    )
+
+
+def _no_such_name(spec: str, inside: object, part: str) -> UsageError:
+    members: dict[str, Any] = getattr(inside, "__dict__", {})
+    if isinstance(inside, ModuleType) and _has_submodule(inside, part):
+        return UsageError(
+            "BNF-U045",
+            f"{clip(spec)} is a Python module: a file or a package, not a network",
+            where=clip(f"{inside.__name__}.{part}"),
+            fix=f"--model {clip(f'{inside.__name__}.{part}')}:NAME, a class or a function in it",
+        )
+    models = _models(members)
     public = [name for name in members if not name.startswith("_")]
     near = close(part, public) or models[:5]
     head = spec.rpartition(":")[0]
@@ -228,7 +270,7 @@ def _arguments(model_args: Arguments) -> tuple[list[Any], dict[str, Any]]:
     if isinstance(model_args, str):
         try:
             given = json.loads(model_args)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 "BNF-U049",
                 "the model's arguments are no JSON",

@@ -11,6 +11,7 @@ from typing import Any
 from bnfold.errors import PlatformError, UsageError
 from bnfold.runtime import interpreters
 from bnfold.signature import TensorSpec
+from bnfold.wording import encodable
 
 TARGETS = ("onnx", "tflite")
 PRECISIONS = ("fp32",)
@@ -24,7 +25,7 @@ class Request:
     Attributes:
         targets: without repetition, in the order asked for.
         folder: where the files go; it may not be there yet.
-        name: of the files, without suffix.
+        name: of the files, without a target's suffix.
         labels: of the classes, or None.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint.
     """
@@ -86,6 +87,7 @@ def check_request(
         raise UsageError(
             "BNF-U015", "no such file or folder", where=f"samples {samples}", fix="check the path"
         )
+    name = _without_suffix(name)
     if not name or name in (".", "..") or any(c in name for c in "/\\\0") or not name.isprintable():
         raise UsageError(
             "BNF-U016", f"{name!r} is no name for a file", where="name", fix="the folder is given apart"
@@ -106,8 +108,17 @@ def check_request(
         folder,
         name,
         _checked_labels(labels),
-        {key: None if given.get(key) is None else str(given[key]) for key in ("path", "sha256", "format")},
+        {
+            key: None if given.get(key) is None else encodable(str(given[key]))
+            for key in ("path", "sha256", "format")
+        },
     )
+
+
+def _without_suffix(name: str) -> str:
+    """``net`` for ``net.onnx``: the targets' suffixes are added to it."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem if dot and suffix.lower() in TARGETS else name
 
 
 def _targets(to: str | Iterable[str]) -> tuple[str, ...]:

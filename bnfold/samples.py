@@ -40,6 +40,7 @@ class Frames:
         labels: class numbers of the given frames, shape (given,), or None.
         size: frames per call: 1, or the network's fixed batch.
         calls: how many dictionaries there are.
+        images: whether the first of the user's is an image, which was prepared.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -49,6 +50,7 @@ class Frames:
     calls: int
     labels: Array | None
     _make: Callable[[], Iterator[Inputs]] = field(repr=False)
+    images: bool = False
     _cache: list[Inputs] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -153,7 +155,8 @@ def frames_of(
     if len(raw) == 0:
         raise VerifyError("BNF-V021", "there are no sample frames", where=raw.where, fix="give at least one")
     prepare = _Preparer(inputs, normalisation or {})
-    size = prepare.group_size(next(iter(raw))[1])
+    first = next(iter(raw))[1]
+    size = prepare.group_size(first)
     given = len(raw)
     calls = -(-given // size)
     labels = _checked_labels(raw.labels(), given, raw.where)
@@ -161,15 +164,15 @@ def frames_of(
 
     def make() -> Iterator[Inputs]:
         prepared = (prepare(name, frame) for name, frame in raw)
-        first: Inputs | None = None
+        example: Inputs | None = None
         for group in _groups(prepared, size):
             call = {spec.name: _join([frame[spec.name] for frame in group], spec) for spec in inputs}
-            first = first or call
+            example = example or call
             yield call
-        if extra and first is not None:
-            yield from random_frames(inputs, first, extra, seed=seed)
+        if extra and example is not None:
+            yield from random_frames(inputs, example, extra, seed=seed)
 
-    return Frames(inputs, "samples", given, size, calls + extra, labels, make)
+    return Frames(inputs, "samples", given, size, calls + extra, labels, make, prepare.images(first))
 
 
 def _groups(frames: Iterator[Inputs], size: int) -> Iterator[list[Inputs]]:
@@ -294,6 +297,11 @@ class _Preparer:
             )
         return sizes.pop()
 
+    def images(self, frame: Any) -> bool:
+        """Whether anything of this frame is an image."""
+        values = zip(self.inputs, self._values("the first frame", frame), strict=True)
+        return any(_is_image(_array(value), spec) for spec, value in values)
+
     def _values(self, name: str, frame: Any) -> list[Any]:
         """The frame's arrays in the order of the inputs."""
         wanted = [spec.name for spec in self.inputs]
@@ -324,7 +332,7 @@ class _Preparer:
 
     def _one(self, name: str, value: Any, spec: TensorSpec) -> Array:
         array = _array(value)
-        if array.dtype == np.uint8 and np.dtype(spec.dtype).kind == "f":
+        if _is_image(array, spec):
             array = preprocess.prepare(array, spec, self.normalisation.get(spec.name))
             if array.ndim == len(spec.shape) and array.shape[0] == 1 and (spec.shape[0] or 1) > 1:
                 array = array[0]  # one of several frames of a fixed batch
@@ -352,6 +360,10 @@ class _Preparer:
                 where=f"samples, input {spec.name!r}",
                 fix="the first axis of the samples counts the frames; a frame may leave out the batch axis",
             )
+
+
+def _is_image(array: Array, spec: TensorSpec) -> bool:
+    return array.dtype == np.uint8 and np.dtype(spec.dtype).kind == "f"
 
 
 def _as_dtype(name: str, array: Array, spec: TensorSpec) -> Array:

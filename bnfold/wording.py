@@ -17,6 +17,11 @@ def clip_path(path: object, width: int = 90) -> str:
     return line if len(line) <= width else "…" + line[-(width - 1) :]
 
 
+def encodable(text: str) -> str:
+    """The text with what UTF-8 cannot hold shown escaped: bytes of a file name that are no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def first_line(error: BaseException, width: int = 90) -> str:
     """``ValueError: the first line of its message``."""
     lines = str(error).strip().splitlines()
@@ -35,8 +40,8 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def close(word: str, possibilities: Sequence[str], *, limit: int = 3) -> list[str]:
+def close(word: str, possibilities: Sequence[str], *, limit: int = 3, cutoff: float = 0.6) -> list[str]:
     """The possibilities that look like the word, best first."""
     from difflib import get_close_matches
 
-    return get_close_matches(word, possibilities, n=limit, cutoff=0.6)
+    return get_close_matches(word, possibilities, n=limit, cutoff=cutoff)

@@ -166,6 +166,14 @@ class CommandParser(argparse.ArgumentParser):
             setattr(said, dest, configured.get(flag, option.default))
         return said
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """argparse calls this with every value; an error of ours is told which option it belongs to."""
+        try:
+            return super()._get_value(action, arg_string)
+        except UsageError as error:
+            error.where = error.where or f"{'/'.join(action.option_strings)} {arg_string}"
+            raise
+
     def error(self, message: str, fix: str = "") -> NoReturn:
         """argparse calls this with what it could not parse.
 

@@ -19,10 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import UsageError
+from bnfold.files import refuse_special
+from bnfold.wording import clip
 
 from .command import CommandParser, did_you_mean
 
 NAME = "bnfold.toml"
+_FIX = "correct it: sections [COMMAND], and in them numbers, texts and lists of them"
 
 
 def read(path: str | None) -> tuple[str, dict[str, Any]]:
@@ -33,8 +36,10 @@ def read(path: str | None) -> tuple[str, dict[str, Any]]:
 
     Raises:
         UsageError: BNF-U005 when it cannot be read or is no TOML.
+        PlatformError: BNF-P016 a pipe or a device.
     """
     name = path or NAME
+    refuse_special(name)
     try:
         data = Path(name).read_bytes()
     except FileNotFoundError as error:
@@ -45,8 +50,12 @@ def read(path: str | None) -> tuple[str, dict[str, Any]]:
         raise UsageError("BNF-U005", f"cannot read it: {error.strerror}", where=name) from error
     try:
         sections = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError("BNF-U005", f"not TOML: {error}", where=name) from error
+    except RecursionError as error:
+        raise UsageError(
+            "BNF-U005", "not TOML that can be read: too many brackets", where=name, fix=_FIX
+        ) from error
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and a number of thousands of digits
+        raise UsageError("BNF-U005", f"not TOML: {clip(error, 150)}", where=name, fix=_FIX) from error
     return name, sections
 
 

@@ -35,7 +35,7 @@ def configure(parser: CommandParser) -> None:
         "--skip", default=[], action="append", metavar="RULE", help="fold without this rule; repeatable"
     )
     _add_artifact_options(parser)
-    preparation.add_options(parser)
+    preparation.add_options(parser, labels=True)
     proof = parser.add_argument_group("proof")
     parser.option(
         "--samples",
@@ -132,5 +132,5 @@ def _check_rules(skipped: list[str]) -> None:
     known = [rule.name for rule in all_rules()]
     for name in skipped:
         if name not in known:
-            fix = did_you_mean(name, known) or "bnfold rules lists them"
+            fix = did_you_mean(name, known) or f"the rules are {', '.join(known)}"
             raise UsageError("BNF-U025", f"there is no rule {name!r}", where="--skip", fix=fix)

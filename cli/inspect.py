@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,11 @@ def _state_dict(name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     return {
         "name": name,
         "tensors": [
-            {"name": key, "shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+            {
+                "name": key,
+                "shape": None if tensor.is_nested else list(tensor.shape),
+                "dtype": str(tensor.dtype).removeprefix("torch."),
+            }
             for key, tensor in tensors.items()
         ],
         "batch_norms": [
@@ -94,19 +99,36 @@ def _state_dict(name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def _batch_norm(name: str, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """One BatchNorm's running statistics."""
-    tracked = tensors.get(f"{prefix}num_batches_tracked")
+    mean = tensors[f"{prefix}{_SUFFIX}"]
     return {
         "name": name,
-        "channels": tensors[f"{prefix}{_SUFFIX}"].numel(),
-        "running_mean": _range(tensors[f"{prefix}{_SUFFIX}"]),
+        "channels": None if mean.is_nested else mean.numel(),
+        "running_mean": _range(mean),
         "running_var": _range(tensors.get(f"{prefix}running_var")),
-        "num_batches_tracked": int(tracked) if tracked is not None and tracked.numel() == 1 else None,
+        "num_batches_tracked": _count(tensors.get(f"{prefix}num_batches_tracked")),
     }
 
 
+def _count(tensor: Tensor | None) -> int | None:
+    """A tensor's one number; None where it holds none that counts anything."""
+    if tensor is None or not _has_numbers(tensor) or tensor.numel() != 1:
+        return None
+    value = tensor.item()
+    return int(value) if math.isfinite(value) else None
+
+
+def _has_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor holds real numbers, each of them in the file: one may claim more than is there."""
+    from bnfold.checkpoint.fit import unusual
+
+    if unusual(tensor) or tensor.is_complex():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
 def _range(tensor: Tensor | None) -> dict[str, Any] | None:
-    """Smallest and largest finite value, and how many are not finite; None where there is no tensor."""
-    if tensor is None:
+    """Smallest and largest finite value, and how many are not finite; None where there are no numbers."""
+    if tensor is None or not _has_numbers(tensor):
         return None
     import torch
 

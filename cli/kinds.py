@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bnfold.files import special
 from bnfold.manifest import detect
 
 _ARTIFACTS = (".onnx", ".tflite")
@@ -21,6 +22,8 @@ def is_artifact(path: str) -> bool:
         suffixes.pop()
     if suffixes and suffixes[-1] in _ARTIFACTS + _CHECKPOINTS:
         return suffixes[-1] in _ARTIFACTS
+    if special(path) is not None:
+        return False
     try:
         with Path(path).open("rb") as file:
             return detect(file.read(_HEAD)) is not None

@@ -1,40 +1,32 @@
-"""The entry point: finds the command, runs it, and turns whatever happens into one report and one status."""
+"""The entry point.
+
+Only what Python has loaded anyway is imported up here: the rest takes a while, and Ctrl-C in that while is to
+end like any other.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from importlib import import_module
-from pathlib import Path
-from typing import NoReturn, TextIO
 
-from bnfold._version import __version__
-from bnfold.errors import UsageError
-from bnfold.report import Style, dump, error_document, render_error
-
-from . import config, console
-from .command import CommandParser, Context, HelpRequested, Outcome, did_you_mean
-from .failure import INTERRUPTED, as_bnfold_error
-
-COMMANDS = {
-    "convert": "fold a checkpoint's BatchNorms and write ONNX and TFLite files",
-    "verify": "compare a checkpoint or an artifact with another on frames",
-    "run": "one answer per frame, or the artifact's own self-test",
-    "inspect": "what an artifact or a checkpoint says of itself",
-    "rules": "the fold rules and their algebra",
-    "doctor": "what is installed, what works with it, and what is missing",
-}
-
-# Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("audit", "recalibrate", "diagnose", "drift", "bench", "monitor")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def entry() -> NoReturn:
     """The console script ``bnfold``."""
-    status = main(sys.argv[1:])
+    try:
+        status = main(sys.argv[1:])
+        _ignore_interrupts()  # a late one has nothing left to stop
+    except KeyboardInterrupt as exception:  # while modules were loading, or a second one during the report
+        _ignore_interrupts()
+        from .invocation import stopped
+
+        status = stopped(sys.argv[1:], exception)
+    from contextlib import suppress
+
     # The result is out. What libraries may still hold in C buffers is no part of it.
     with suppress(OSError):
         os.dup2(2, 1)
@@ -48,126 +40,13 @@ def main(arguments: Sequence[str]) -> int:
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
-    with console.stdout_kept_clean() as stdout:
-        return _Invocation(list(arguments)).run(stdout)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
+    from .invocation import run
+
+    return run(arguments)
 
 
-class _Invocation:
-    """One run of the command line."""
+def _ignore_interrupts() -> None:
+    import signal
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.command, self.arguments = _split(arguments)
-        # Looked up before anything is parsed, so that a failure to parse is reported as asked for.
-        self.json = _asks_for_json(arguments)
-        self.traceback = "--traceback" in arguments
-
-    def run(self, stdout: TextIO) -> int:
-        """The whole run; every exception ends here."""
-        try:
-            outcome = self._outcome()
-            self._write(stdout, outcome)
-        except BaseException as exception:
-            return self._failed(exception, stdout)
-        return outcome.exit_status
-
-    def _outcome(self) -> Outcome:
-        try:
-            if not self.command:
-                return _without_command(self.arguments)
-            parser = parser_of(self.command)
-            if parser is None:
-                fix = did_you_mean(self.command, COMMANDS) or "bnfold --help lists the commands"
-                raise UsageError("BNF-U002", f"unknown command {self.command!r}", fix=fix)
-            said = parser.parse(self.arguments)
-            name, sections = config.read(getattr(said, "config", None))
-            options = parser.fill(said, config.select(sections, name, self.command, parser_of))
-        except HelpRequested as request:
-            text = request.text
-            return Outcome(True, {"schema": 1, "passed": True, "help": text}, lambda style: text)
-        self.json = options.format == "json"
-        self.traceback = options.traceback
-        with warnings.catch_warnings(), console.progress(options.verbose) as progress:
-            if not options.verbose and not sys.warnoptions:
-                warnings.simplefilter("ignore")  # the libraries' advice to their own callers
-            module = import_module(f"{__package__}.{self.command}")
-            outcome: Outcome = module.run(options, Context(progress, options.verbose))
-        return outcome
-
-    def _write(self, stdout: TextIO, outcome: Outcome) -> None:
-        text = dump(outcome.document) if self.json else outcome.render(Style.of(stdout))
-        console.write(stdout, text)
-
-    def _failed(self, exception: BaseException, stdout: TextIO) -> int:
-        error = as_bnfold_error(exception, self.command)
-        # Standard output may be what failed, and standard error may be closed: say it where one can.
-        if self.json:
-            with suppress(OSError):
-                console.write(stdout, dump(error_document(self.command, error)))
-        with suppress(OSError):
-            if self.traceback:
-                import traceback
-
-                traceback.print_exception(exception, file=sys.stderr)
-            print(render_error(error, Style.of(sys.stderr)), file=sys.stderr, flush=True)
-        return 130 if error.code == INTERRUPTED else error.exit_status
-
-
-def parser_of(command: str) -> CommandParser | None:
-    """The parser of one command, or None where there is no such command.
-
-    Raises:
-        UsageError: BNF-U003 for a command that is designed and not built yet.
-    """
-    if command in PLANNED:
-        raise UsageError(
-            "BNF-U003",
-            f"{command} is not built yet in bnfold {__version__}",
-            fix="bnfold --help lists the commands that are",
-        )
-    if command not in COMMANDS:
-        return None
-    parser = CommandParser(command, COMMANDS[command])
-    import_module(f"{__package__}.{command}").configure(parser)
-    return parser
-
-
-def _without_command(arguments: Sequence[str]) -> Outcome:
-    """``bnfold --help``, ``bnfold --version``, or nothing at all, which is an error."""
-    if "--version" in arguments:
-        return Outcome(
-            True, {"schema": 1, "passed": True, "bnfold": __version__}, lambda style: f"{__version__}\n"
-        )
-    if not {"-h", "--help"} & set(arguments):
-        raise UsageError("BNF-U001", "no command given", fix="bnfold --help lists the commands")
-    commands = "\n".join(f"  {name:<9} {summary}" for name, summary in COMMANDS.items())
-    text = (
-        "usage: bnfold COMMAND ...\n\n"
-        "Takes a trained PyTorch checkpoint with BatchNorm to a device.\n\n"
-        f"{commands}\n\n"
-        "bnfold COMMAND --help shows a command's options; bnfold --version the version.\n"
-        "Exit status: 0 passed, 1 a gate failed, 2 the input or the environment is wrong,\n"
-        "3 a bug in bnfold, 130 interrupted.\n"
-    )
-    raise HelpRequested(text)
-
-
-def _split(arguments: list[str]) -> tuple[str, list[str]]:
-    """The command, and everything else: options may stand before it as well as after it."""
-    at = 0
-    while at < len(arguments) and arguments[at].startswith("-"):
-        at += 2 if arguments[at] in ("-c", "--config", "--format") else 1
-    if at >= len(arguments):
-        return "", arguments
-    return arguments[at], arguments[:at] + arguments[at + 1 :]
-
-
-def _asks_for_json(arguments: Sequence[str]) -> bool:
-    """The last word on ``--format``, found without a parser."""
-    said = "text"
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        if word == "--format":
-            said = following
-        elif word.startswith("--format="):
-            said = word.removeprefix("--format=")
-    return said == "json"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

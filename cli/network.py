@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
@@ -56,16 +57,19 @@ def load(path: str, options: argparse.Namespace) -> Loaded:
         CheckpointError, UsageError: as `bnfold.checkpoint.load`.
     """
     from bnfold.checkpoint import load_with_notes
+    from bnfold.modelspec import home, importable
 
-    return load_with_notes(
-        path,
-        options.model,
-        model_args=options.model_args,
-        strip_prefix=options.strip_prefix,
-        trust_pickle=options.trust_pickle,
-        state=options.state,
-        sha256=options.sha256,
-    )
+    # A trusted pickle may name the classes of the model's own file
+    with importable(home(options.model)) if options.trust_pickle else nullcontext():
+        return load_with_notes(
+            path,
+            options.model,
+            model_args=options.model_args,
+            strip_prefix=options.strip_prefix,
+            trust_pickle=options.trust_pickle,
+            state=options.state,
+            sha256=options.sha256,
+        )
 
 
 def example_inputs(module: nn.Module, specs: Sequence[InputSpec]) -> tuple[Any, ...]:

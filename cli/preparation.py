@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import UsageError
+from bnfold.files import refuse_special
 from bnfold.normalisation import for_the_only_image
 from bnfold.signature import TensorSpec
 
@@ -18,8 +19,8 @@ from .values import InputSpec
 _FLAGS = ("scale", "mean", "std", "color", "resize")
 
 
-def add_options(parser: CommandParser) -> None:
-    """``--mean``, ``--std``, ``--scale``, ``--color``, ``--resize`` and ``--labels``."""
+def add_options(parser: CommandParser, *, labels: bool) -> None:
+    """``--mean``, ``--std``, ``--scale``, ``--color``, ``--resize``, and ``--labels`` where wanted."""
     group = parser.add_argument_group(
         "frames",
         "How an image becomes an input, as it was in training:\n(pixel * scale - mean) / std",
@@ -53,18 +54,26 @@ def add_options(parser: CommandParser) -> None:
         choices=("stretch", "crop", "letterbox"),
         help="how a frame of another size is fitted; default stretch",
     )
-    parser.option("--labels", group=group, metavar="FILE", help="the names of the classes, one a line")
+    if labels:
+        parser.option("--labels", group=group, metavar="FILE", help="the names of the classes, one a line")
+
+
+def said(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, by name without dashes."""
+    return {flag: getattr(options, flag) for flag in _FLAGS if getattr(options, flag) is not None}
 
 
 def normalisation(options: argparse.Namespace, specs: Sequence[InputSpec]) -> dict[str, Any] | None:
     """What the options say of the one image input, or None where they say nothing.
 
+    They are checked against ``specs``, where there are any.
+
     Raises:
         UsageError: BNF-U012 when the options do not fit the input or each other.
     """
-    given = {flag: getattr(options, flag) for flag in _FLAGS if getattr(options, flag) is not None}
-    if not given:
-        return None
+    given = said(options)
+    if not given or not specs:
+        return given or None
     inputs = [TensorSpec(spec.name or "--input", spec.shape, spec.dtype) for spec in specs]
     for_the_only_image(given, inputs, "--{}".format)  # early: before the network is loaded
     return given
@@ -75,9 +84,11 @@ def labels(path: str | None) -> list[str] | None:
 
     Raises:
         UsageError: BNF-U013 when it cannot be read, or a line is empty.
+        PlatformError: BNF-P016 a pipe or a device.
     """
     if path is None:
         return None
+    refuse_special(path)
     try:
         lines = Path(path).read_text("utf-8-sig").splitlines()
     except OSError as error:

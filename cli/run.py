@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import InputError, UsageError
+from bnfold.errors import BnfoldError, InputError, UsageError
+from bnfold.finding import Finding
+from bnfold.report import Style
 from bnfold.report.answers import render_answers, render_self_test
+from bnfold.report.conversion import render_findings
 
 from . import values
 from .command import CommandParser, Context, Outcome
 
 if TYPE_CHECKING:
+    from bnfold.finding import Finding
     from bnfold.runtime import Model
     from bnfold.runtime.session import Array
 
@@ -54,10 +59,10 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open the artifact and answer."""
     if not options.frames and not options.self_test:
         raise UsageError("BNF-U001", "no frame given", where="bnfold run", fix="give a FRAME, or --self-test")
-    import bnfold
-
     context.progress(f"opening {Path(options.artifact).name}")
-    model = bnfold.open(options.artifact, threads=options.threads, runtime=options.runtime)
+    model, changed = _open(options)
+    doubts = [finding.to_json() for finding in _doubts(model, options.artifact)]
+    failures = [finding.to_json() for finding in changed]
     document: dict[str, Any] = {
         "schema": 1,
         "passed": True,
@@ -65,12 +70,14 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "runtime": model.runtime,
         "frames": [],
         "self_test": None,
-        "findings": [],
+        "findings": failures + doubts,
     }
+    if doubts:  # beside the answers, not among them
+        print(render_findings(doubts, Style.of(sys.stderr)), file=sys.stderr, flush=True)
     if options.self_test:
         checks = model.self_test()
         document["self_test"] = [check.to_json() for check in checks]
-        document["passed"] = all(check.passed for check in checks)
+        document["passed"] = all(check.passed for check in checks) and not changed
     names = _outputs(model, options.output)
     for path in options.frames:
         context.progress(f"answering {path}")
@@ -80,10 +87,52 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
             )
 
     def render(style: Any) -> str:
-        parts = [render_self_test(document, style), render_answers(document, style)]
+        parts = [
+            render_self_test(document, style),
+            render_findings(failures, style),
+            render_answers(document, style),
+        ]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     return Outcome(document["passed"], document, render)
+
+
+def _open(options: argparse.Namespace) -> tuple[Model, list[Finding]]:
+    """The artifact. For the self-test alone, one that was changed after it was written opens with a finding.
+
+    Whether such a file still answers alike is what the self-test is for; a frame of the user's is refused.
+    """
+    import bnfold
+    from bnfold import manifest
+    from bnfold.runtime import Model
+
+    if options.frames:
+        return bnfold.open(options.artifact, threads=options.threads, runtime=options.runtime), []
+    data = manifest.read_bytes(options.artifact)
+    document, changed = manifest.examine(data, where=options.artifact)
+    try:
+        model = Model(data, document, threads=options.threads, runtime=options.runtime)
+    except BnfoldError as error:
+        error.where = error.where or options.artifact
+        raise
+    return model, changed
+
+
+def _doubts(model: Model, path: str) -> list[Finding]:
+    """What speaks against deploying the artifact at all."""
+    failed = [entry for entry in model.manifest["parity"] if not entry["passed"]]
+    if not failed and Path(path).suffix != ".rejected":
+        return []
+    return [
+        Finding(
+            "BNF-M101",
+            "warning",
+            path,
+            "this artifact failed its parity check when it was made: its answers are not the network's",
+            {"failed": failed},
+            "do not deploy it: convert again, and see what the report says",
+        )
+    ]
 
 
 def _outputs(model: Model, wanted: str | None) -> list[str]:

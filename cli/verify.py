@@ -9,7 +9,7 @@ from typing import Any
 from bnfold.errors import UsageError
 from bnfold.report.conversion import render_verification
 
-from . import network
+from . import network, preparation, values
 from .command import CommandParser, Context, Outcome
 from .kinds import is_artifact
 
@@ -25,29 +25,76 @@ def configure(parser: CommandParser) -> None:
         help="metric(outputs, labels) instead of top-1; imports and runs that file",
     )
     network.add_options(parser, required=False)
+    preparation.add_options(parser, labels=False)
+    parser.option(
+        "--input",
+        default=[],
+        action="append",
+        type=values.input_spec,
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="what two checkpoints take; default: the shape of the first frame",
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open both, compare, report."""
-    reference, candidate = (_open(path, options, context) for path in (options.reference, options.candidate))
+    _check_options(options)
+    (reference, left), (candidate, right) = (
+        _open(path, options, context) for path in (options.reference, options.candidate)
+    )
 
     context.progress("starting torch")
     from bnfold.verify import compare, load_metric
 
     metric = load_metric(options.metric) if options.metric is not None else None
-    comparison = compare(reference, candidate, options.samples, metric=metric, progress=context.progress)
+    comparison = compare(
+        reference,
+        candidate,
+        options.samples,
+        metric=metric,
+        inputs=_inputs(reference, options),
+        normalisation=preparation.normalisation(options, options.input),
+        sha256=(left, right),
+        progress=context.progress,
+    )
     document = comparison.to_json()
     return Outcome(comparison.passed, document, lambda style: render_verification(document, style))
 
 
-def _open(path: str, options: argparse.Namespace, context: Context) -> Any:
-    """An artifact's path, or a checkpoint's module.
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse to be told what an artifact says itself.
+
+    Raises:
+        UsageError: BNF-U012.
+    """
+    artifact = next((path for path in (options.reference, options.candidate) if is_artifact(path)), None)
+    given = [f"--{flag}" for flag in preparation.said(options)] + ["--input"] * bool(options.input)
+    if artifact is not None and given:
+        raise UsageError(
+            "BNF-U012",
+            "an artifact says itself what it takes and how its frames are prepared",
+            where=f"{given[0]}, with {artifact}",
+            fix=f"leave {', '.join(given)} out",
+        )
+
+
+def _inputs(module: Any, options: argparse.Namespace) -> Any:
+    """What ``--input`` says, under the names of forward's parameters; None where it is not given."""
+    if not options.input:
+        return None
+    from bnfold.verify.sides import specs_of
+
+    return specs_of(network.example_inputs(module, options.input), module)
+
+
+def _open(path: str, options: argparse.Namespace, context: Context) -> tuple[Any, str | None]:
+    """An artifact's path, or a checkpoint's module and the file's digest.
 
     Raises:
         UsageError: BNF-U018 for a checkpoint without ``--model``.
     """
     if is_artifact(path):
-        return path
+        return path, None
     if options.model is None:
         raise UsageError(
             "BNF-U018",
@@ -56,4 +103,5 @@ def _open(path: str, options: argparse.Namespace, context: Context) -> Any:
             fix="--model FILE.py:NAME",
         )
     context.progress(f"reading {Path(path).name}")
-    return network.load(path, options).module
+    loaded = network.load(path, options)
+    return loaded.module, loaded.checkpoint.sha256

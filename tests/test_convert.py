@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import bnfold
 from bnfold import atomic, manifest
 from bnfold.conversion import ConversionResult
-from bnfold.errors import BnfoldError, PlatformError, UsageError
+from bnfold.errors import BnfoldError, ExportError, PlatformError, UsageError
 from bnfold.export import onnx as onnx_export
 from bnfold.runtime import interpreters
 from tests.verify.networks import CLASSES, SHAPE, Small, SubtractsBatchMean, answers, built, frames
@@ -197,6 +197,13 @@ def test_the_default_name_is_the_sources_or_the_class(tmp_path: Path) -> None:
     assert convert(built(Small), tmp_path, name=None).artifacts[0].path == tmp_path / "Small.onnx"
     named = convert(built(Small), tmp_path, name=None, source={"path": "runs/best.pt"})
     assert named.artifacts[0].path == tmp_path / "best.onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("net.onnx", "net.onnx"), ("net.tflite", "net.onnx"), ("v1.2", "v1.2.onnx")]
+)
+def test_a_name_with_a_suffix_does_not_get_it_twice(name: str, file: str, tmp_path: Path) -> None:
+    assert convert(built(Small), tmp_path, name=name).artifacts[0].path == tmp_path / file
 
 
 def test_a_kept_batch_norm_passes_with_a_warning(tmp_path: Path) -> None:
@@ -402,6 +409,50 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 # --- refused before the long work ------------------------------------------------------------------------
 
 
+class Returns(nn.Module):
+    """A BatchNorm, and whatever ``result`` makes of its value and the module."""
+
+    def __init__(self, result: Callable[[Tensor, Any], Any]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.result = result
+
+    def forward(self, x: Tensor) -> Any:
+        return self.result(self.norm(x), self)
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "named"),
+    [
+        (lambda y, m: (y, None), "BNF-E006", ["'1' is None"]),
+        (lambda y, m: {"y": y, "aux": [y, None, 3.5]}, "BNF-E006", ["'aux.1' is None", "'aux.2' is 3.5"]),
+        (lambda y, m: {"y": y, "n": y.shape[2], "s": "hi"}, "BNF-E006", ["'n' is 8", "'s' is 'hi'"]),
+        (lambda y, m: (y, True, m.norm.weight), "BNF-E006", ["'1' is True", "'2' is a constant tensor"]),
+        (lambda y, m: None, "BNF-E006", ["'output' is None"]),
+        (lambda y, m: {}, "BNF-E006", ["no tensor at all"]),
+        (lambda y, m: (y, torch.arange(3), m.norm.bias), "BNF-E007", ["'1', '2'"]),
+    ],
+    ids=["None", "nested", "size", "both", "only None", "nothing", "constants"],
+)
+def test_outputs_that_a_file_cannot_hold_are_all_named(
+    result: Callable[[Tensor, Any], Any], code: str, named: list[str], tmp_path: Path
+) -> None:
+    stages: list[str] = []
+    with pytest.raises(ExportError) as caught:
+        convert(Returns(result), tmp_path / "out", progress=stages.append)
+    assert caught.value.code == code
+    assert caught.value.exit_status == 2
+    assert [text for text in named if text not in caught.value.what] == []
+    assert stages == ["folding"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_example_inputs_that_require_gradients_are_taken_without_a_warning(tmp_path: Path) -> None:
+    example = (torch.zeros(SHAPE).requires_grad_(),)
+    assert bnfold.convert(built(Small), example, output=tmp_path, samples=frames()).passed
+    assert example[0].requires_grad
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [
@@ -417,6 +468,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         ({"name": "a/b"}, "BNF-U016"),
         ({"name": ".."}, "BNF-U016"),
         ({"name": ""}, "BNF-U016"),
+        ({"name": ".onnx"}, "BNF-U016"),
         ({"name": "a\nb"}, "BNF-U016"),
         ({"labels": ["a", "", "c", "d", "e"]}, "BNF-U073"),
         ({"labels": []}, "BNF-U073"),

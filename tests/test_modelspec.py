@@ -186,12 +186,31 @@ def test_an_error_inside_the_constructor_is_placed_in_the_users_file(net: str) -
         ("Net", "[1", "U049", "no JSON"),
         ("Net", 3, "U049", "but int"),
         ("SOURCE", None, "U044", "has no SOURCE"),
-        ("nn", None, "U045", "is a module"),
+        ("nn", None, "U045", "is a Python module"),
         ("Net.__init__", None, "U048", "missing a required argument: 'self'"),
     ],
 )
 def test_arguments_and_names_that_do_not_fit(net: str, name: str, args: object, code: str, told: str) -> None:
     assert told in error_of(lambda: build(f"{net}:{name}", args), code).what  # type: ignore[arg-type]
+
+
+def test_a_python_module_is_told_from_a_network_and_its_models_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "__init__.py").write_text("from . import nets\n")
+    (tmp_path / "zoo" / "nets.py").write_text(SOURCE)
+    monkeypatch.chdir(tmp_path)
+    error = error_of(lambda: build("zoo:nets"), "U045")
+    assert error.what == "zoo:nets is a Python module: a file or a package, not a network"
+    assert error.where == "it has Net, make, broken"
+    assert error.fix == "--model zoo.nets:Net"
+    (tmp_path / "park").mkdir()
+    (tmp_path / "park" / "nets.py").write_text(SOURCE)  # nothing has imported it
+    error = error_of(lambda: build("park:nets"), "U045")
+    assert error.what == "park:nets is a Python module: a file or a package, not a network"
+    assert error.fix == "--model park.nets:NAME, a class or a function in it"
+    error_of(lambda: build("park:Nets"), "U044")
 
 
 def test_a_misspelt_name_gets_the_close_one_and_a_strange_one_gets_them_all(net: str) -> None:

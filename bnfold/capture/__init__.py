@@ -6,11 +6,9 @@ operators that do nothing in eval mode, and no mutation: an operator writes to n
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +17,11 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from bnfold import graph as g
-from bnfold.capture.failures import explain, first_line, silent, user_line_of
+from bnfold.capture.batch import at_least_two_frames, decisions, one_frame, require_any_batch, symbolic_shapes
+from bnfold.capture.failures import definition, explain, silent, user_line
+from bnfold.capture.isolation import fresh, in_eval_mode, private_copy, run
+from bnfold.capture.regions import inline_regions
+from bnfold.capture.replay import require_same_answer
 from bnfold.capture.structure import Structure, input_name, output_names
 from bnfold.capture.tidy import tidy
 from bnfold.errors import CaptureError, UsageError
@@ -66,7 +68,7 @@ class Captured:
 
 
 def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch: bool = False) -> Captured:
-    """Capture ``module`` in eval mode; its mode is left as it was.
+    """Capture ``module`` in eval mode. Neither it nor the example inputs are touched.
 
     Args:
         module: any module; one in training mode is captured as in eval mode.
@@ -75,11 +77,14 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
         dynamic_batch: keep the batch axis symbolic. Every tensor input must have one.
 
     Raises:
-        UsageError: no tensor among the inputs (BNF-U022).
-        CaptureError: control flow that depends on values (BNF-C001), a batch axis that the model fixes
-            (BNF-C002), an operator that torch.export does not know (BNF-C003), a forward that fails by
-            itself (BNF-C004), state written by forward (BNF-C005), writing through a view (BNF-C006), any
-            other failure (BNF-C009).
+        UsageError: arguments that do not fit forward (BNF-U020), no tensor among them (BNF-U022), an input
+            without a batch axis (BNF-U023).
+        CaptureError: control flow that depends on values (BNF-C001), a batch that the model fixes or decides
+            by (BNF-C002), an operator that torch.export does not know (BNF-C003), a forward that fails by
+            itself (BNF-C004), state that forward keeps (BNF-C005), writing through a view (BNF-C006) or
+            without a functional form (BNF-C007), autocast (BNF-C008), a number computed among the outputs
+            (BNF-C010), a graph that does not compute what forward computes (BNF-C011), a module that cannot
+            be copied (BNF-C012), any other failure (BNF-C009).
     """
     if not isinstance(example_inputs, tuple):
         raise UsageError(
@@ -90,111 +95,82 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
         bound = signature.bind(*example_inputs)
     except TypeError as error:
         raise UsageError("BNF-U020", f"forward{signature}: {error}", where="example inputs") from error
-    example_inputs = bound.args
-    paths, in_spec = pytree.tree_flatten_with_path((example_inputs, {}))
-    example = tuple(leaf for _, leaf in paths if isinstance(leaf, torch.Tensor))
-    if not example:
+    args = fresh(bound.args)
+    if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(args)):
         raise UsageError("BNF-U022", "there is no tensor among the example inputs", where="example_inputs")
     if dynamic_batch:
-        example_inputs, example = _at_least_two_frames(example_inputs, example)
-    with _eval_mode(module), torch.no_grad():
-        _require_it_runs(module, example_inputs)
-        exported = _export(module, example_inputs, dynamic_batch)
+        args = at_least_two_frames(args)
+    private = in_eval_mode(module)
+    arguments = Arguments(args, signature, tuple(bound.arguments))
+    exported = _export(private, arguments, dynamic_batch)
     body = exported.module(check_guards=False)
-    in_names = [input_name(path, signature) for path, leaf in paths if isinstance(leaf, torch.Tensor)]
+    inline_regions(body, definition(module.forward))
     _name_layers(body, module)
-    body, structure = _flat(body, exported, signature, in_spec, in_names, example, dynamic_batch)
+    body, structure = _flat(body, exported, arguments, dynamic_batch)
     modules = frozenset(
         name
         for name, child in module.named_modules(remove_duplicate=False)
         if isinstance(child, nn.modules.batchnorm._NormBase)
     )
-    return Captured(body, structure, example, modules, dynamic_batch)
-
-
-@contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, mode in modes:
-            child.training = mode
-
-
-def _at_least_two_frames(args: tuple[Any, ...], example: tuple[torch.Tensor, ...]) -> tuple[Any, ...]:
-    """torch.export takes a batch of one for a constant, so a symbolic batch is captured with two."""
-    if any(tensor.ndim == 0 for tensor in example):
-        raise UsageError(
-            "BNF-U023", "an input without axes cannot have a dynamic batch", where="example_inputs"
-        )
-
-    def widen(leaf: Any) -> Any:
-        return torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and len(leaf) == 1 else leaf
-
-    return pytree.tree_map(widen, args), tuple(widen(tensor) for tensor in example)
-
-
-def _require_it_runs(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Tell a forward that fails by itself from one that only cannot be captured."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what a model warns of is its owner's business, not a failure
-            module(*args)
-    except Exception as error:
-        where = user_line_of(error)
-        raise CaptureError(
-            "BNF-C004",
-            f"forward failed on the example inputs: {type(error).__name__}: {first_line(str(error))}",
-            where=where or type(module).__name__,
-            fix="check the input shapes; the model itself does not run on them",
-        ) from error
-
-
-def _export(module: nn.Module, args: tuple[Any, ...], dynamic_batch: bool) -> torch.export.ExportedProgram:
-    shapes: Any = None
+    captured = Captured(body, structure, arguments.tensors, modules, dynamic_batch)
+    require_same_answer(captured, private, args)
     if dynamic_batch:
-        shapes = pytree.tree_map(
-            lambda leaf: {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, torch.Tensor) else None, args
-        )
+        require_same_answer(captured, private, one_frame(args), alone=True)
+    return captured
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The example arguments of forward, and what they are called."""
+
+    args: tuple[Any, ...]
+    signature: inspect.Signature
+    given: tuple[str, ...]
+
+    @property
+    def paths(self) -> list[tuple[Any, Any]]:
+        return list(pytree.tree_flatten_with_path((self.args, {}))[0])
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        return tuple(leaf for _, leaf in self.paths if isinstance(leaf, torch.Tensor))
+
+    @property
+    def names(self) -> list[str]:
+        return [
+            input_name(path, self.signature) for path, leaf in self.paths if isinstance(leaf, torch.Tensor)
+        ]
+
+
+def _export(module: nn.Module, arguments: Arguments, dynamic_batch: bool) -> torch.export.ExportedProgram:
+    args = fresh(arguments.args)
+    shapes = symbolic_shapes(arguments.signature, args) if dynamic_batch else None
+    where = definition(module.forward)
     try:
-        with warnings.catch_warnings(), silent():
-            # torch.export warns of attributes assigned while tracing (every LSTM); nothing is lost by it
+        with warnings.catch_warnings(), silent(), torch.no_grad(), decisions() as asked:
+            # torch.export warns of attributes assigned while tracing (every LSTM); that nothing is lost by
+            # it is seen when forward runs
             warnings.simplefilter("ignore")
-            exported = torch.export.export(module, args, dynamic_shapes=shapes)
+            exported = torch.export.export(private_copy(module), args, dynamic_shapes=shapes)
     except Exception as error:
+        # Tell a forward that fails by itself from one that only cannot be captured. Nothing of it is kept, so
+        # the memory for a whole copy is there, and a forward that writes to its parameters may.
+        run(private_copy(module, share_parameters=False), args)
         raise explain(error, module.forward) from error
     if dynamic_batch:
-        _require_symbolic_batch(exported)
+        require_any_batch(exported, asked, where, arguments.names)
     return exported
-
-
-def _require_symbolic_batch(exported: torch.export.ExportedProgram) -> None:
-    for node in exported.graph.nodes:
-        value = node.meta.get("val")
-        is_input = node.op == "placeholder" and node.name in exported.graph_signature.user_inputs
-        if is_input and isinstance(value, torch.Tensor) and isinstance(value.shape[0], int):
-            raise CaptureError(
-                "BNF-C002",
-                f"the model fixes the batch of input {node.name!r} at {value.shape[0]}",
-                where=node.name,
-                fix="convert without a dynamic batch, or compute shapes from x.shape[0] in forward",
-            )
 
 
 def _flat(
     body: fx.GraphModule,
     exported: torch.export.ExportedProgram,
-    signature: inspect.Signature,
-    in_spec: pytree.TreeSpec,
-    in_names: list[str],
-    example: tuple[torch.Tensor, ...],
+    arguments: Arguments,
     dynamic_batch: bool,
 ) -> tuple[fx.GraphModule, Structure]:
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
-    names = iter(in_names)
+    names = iter(arguments.names)
     results: list[Any] = []
     for node in body.graph.nodes:
         if node.op == "placeholder":
@@ -209,6 +185,8 @@ def _flat(
     out_spec = exported.call_spec.out_spec
     assert out_spec is not None
     out_names = output_names(out_spec)
+    for name, leaf in zip(out_names, results, strict=True):
+        _require_tensor(name, leaf)
     constants = {i: leaf for i, leaf in enumerate(results) if not isinstance(leaf, fx.Node)}
     tensors = [(out_names[i], env[leaf]) for i, leaf in enumerate(results) if isinstance(leaf, fx.Node)]
     graph.output(tuple(node for _, node in tensors))
@@ -216,25 +194,40 @@ def _flat(
         str(node.target): g.fetch(body, str(node.target)) for node in graph.nodes if node.op == "get_attr"
     }
     flat = fx.GraphModule(attributes, graph, "Body")
-    tidy(flat)
+    shared = tidy(flat)
     outputs = flat.graph.output_node().args[0]
     assert isinstance(outputs, tuple)
     structure = Structure(
-        signature=signature,
-        in_spec=in_spec,
+        signature=arguments.signature,
+        in_spec=pytree.tree_structure((arguments.args, {})),
         out_spec=out_spec,
         constants=constants,
         inputs=tuple(
             TensorSpec(name, _shape(tensor.shape, dynamic_batch), g.dtype_name(tensor.dtype))
-            for name, tensor in zip(in_names, example, strict=True)
+            for name, tensor in zip(arguments.names, arguments.tensors, strict=True)
         ),
         outputs=tuple(
             TensorSpec(name, _shape(g.value(node).shape), g.dtype_name(g.value(node).dtype))
             for (name, _), node in zip(tensors, outputs, strict=True)
         ),
         constant_names=tuple(out_names[i] for i in constants),
+        given=arguments.given,
+        scalars={
+            i: leaf for i, (_, leaf) in enumerate(arguments.paths) if not isinstance(leaf, torch.Tensor)
+        },
+        shared_outputs=shared,
     )
     return flat, structure
+
+
+def _require_tensor(name: str, leaf: Any) -> None:
+    if isinstance(leaf, fx.Node) and not isinstance(leaf.meta.get("val"), torch.Tensor):
+        raise CaptureError(
+            "BNF-C010",
+            f"output {name!r} is a number that forward computes from the input or its size",
+            where=user_line(leaf.meta.get("stack_trace") or "") or f"output {name!r}",
+            fix="return a tensor, or leave it out: the batch is the first axis of the other outputs",
+        )
 
 
 def _name_layers(body: fx.GraphModule, module: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import linecache
 import logging
 import re
 import traceback
@@ -29,14 +30,14 @@ def silent() -> Iterator[None]:
 def explain(error: Exception, forward: Callable[..., Any]) -> CaptureError:
     """The failure of torch.export in the user's terms, at the line of ``error``, or else of ``forward``."""
     text = str(error)
-    where = user_line(text) or user_line_of(error) or _definition(forward)
+    where = user_line(text) or user_line_of(error) or definition(forward)
     kind = type(error).__name__
     if "DataDependent" in kind or "data-dependent" in text or "Dynamic control flow" in text:
         return CaptureError(
             "BNF-C001",
             "a branch depends on tensor values; torch.export cannot capture it",
             where=where,
-            fix="use torch.where or torch.cond, or make the choice before the export",
+            fix="use torch.where, or make the choice before the export",
         )
     if "Constraints violated" in text or "specialized" in text:
         return CaptureError(
@@ -44,6 +45,13 @@ def explain(error: Exception, forward: Callable[..., Any]) -> CaptureError:
             "the model fixes the size of its batch",
             where=where,
             fix="convert without a dynamic batch, or compute shapes from x.shape[0] in forward",
+        )
+    if "fake tensor in the exported program constant's list" in text:
+        return CaptureError(
+            "BNF-C005",
+            "forward writes to a weight or to another tensor where torch.export cannot follow (.data)",
+            where=where,
+            fix="do it once, before the conversion, and leave it out of forward in eval mode",
         )
     if "UnsupportedOperator" in kind or "fake impl" in text or "not supported" in text.lower():
         return CaptureError(
@@ -60,7 +68,8 @@ def explain(error: Exception, forward: Callable[..., Any]) -> CaptureError:
     )
 
 
-def _definition(forward: Callable[..., Any]) -> str:
+def definition(forward: Callable[..., Any]) -> str:
+    """Where a forward begins."""
     code = getattr(inspect.unwrap(forward), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}  in forward" if code is not None else "forward"
 
@@ -73,13 +82,20 @@ def first_line(text: str) -> str:
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\S+)(?:\n\s+(.+))?')
 
 
-def _is_library(path: str) -> bool:
-    return "/torch/" in path or "/contextlib.py" in path or "/bnfold/" in path or path.startswith("<")
+def is_library(path: str) -> bool:
+    """Whether a source file is none of the user's."""
+    return (
+        f"/{path}".startswith("/torch/")
+        or "/torch/" in path
+        or "/contextlib.py" in path
+        or "/bnfold/" in path
+        or path.startswith("<")
+    )
 
 
 def user_line(text: str) -> str:
     """The innermost frame outside torch of a stack trace in a message."""
-    frames = [match for match in _FRAME.finditer(text) if not _is_library(match.group(1))]
+    frames = [match for match in _FRAME.finditer(text) if not is_library(match.group(1))]
     if not frames:
         return ""
     path, line, function, code = frames[-1].groups()
@@ -87,8 +103,14 @@ def user_line(text: str) -> str:
 
 
 def user_line_of(error: BaseException) -> str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_library(f.filename)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_library(f.filename)]
     if not frames:
         return ""
     frame = frames[-1]
-    return f"{frame.filename}:{frame.lineno}  `{(frame.line or '').strip()}`  in {frame.name}"
+    return location(frame.filename, frame.lineno or 0, frame.name)
+
+
+def location(path: str, line: int, function: str) -> str:
+    """A place in the user's code, with the code where it can be read."""
+    code = linecache.getline(path, line).strip()
+    return f"{path}:{line}" + (f"  `{code}`" if code else "") + f"  in {function}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ class Structure:
         out_spec: pytree of the result.
         constants: leaves of the result that are no tensors (None, numbers), by position.
         inputs, outputs: the tensors.
+        given: parameters that had an argument at capture; the others were at their defaults.
+        scalars: leaves of the arguments that are no tensors, by position: the graph holds for these values.
+        shared_outputs: see :func:`bnfold.capture.outputs.shared_outputs`.
     """
 
     signature: inspect.Signature
@@ -32,6 +36,9 @@ class Structure:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     constant_names: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    scalars: Mapping[int, Any] = field(default_factory=dict)
+    shared_outputs: frozenset[tuple[int, str]] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
         # a TreeSpec cannot be pickled without a warning from torch
@@ -44,14 +51,18 @@ class Structure:
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
         """The tensors among the arguments, checked against what was captured.
 
+        An argument left out counts as its default, on either side.
+
         Raises:
-            UsageError: another structure (BNF-U020) or shape (BNF-U021).
+            UsageError: another structure, or another value that is no tensor (BNF-U020); another shape
+                (BNF-U021); no tensor in the place of one (BNF-U027).
         """
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise UsageError("BNF-U020", f"forward{self.signature}: {error}", where="inputs") from error
-        leaves, spec = pytree.tree_flatten((bound.args, bound.kwargs))
+        self._complete(bound.arguments)
+        paths, spec = pytree.tree_flatten_with_path((bound.args, bound.kwargs))
         if spec != self.in_spec:
             names = ", ".join(spec.name for spec in self.inputs)
             raise UsageError(
@@ -60,7 +71,13 @@ class Structure:
                 where=f"inputs captured: {names}",
                 fix="pass the same arguments, in the same nesting, or convert again with these",
             )
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        for position, (path, leaf) in enumerate(paths):
+            is_scalar = position in self.scalars
+            if is_scalar and not _is_same(leaf, self.scalars[position]):
+                raise _other_value(input_name(path, self.signature), leaf, self.scalars[position])
+            if not is_scalar and not isinstance(leaf, torch.Tensor):
+                raise _no_tensor(input_name(path, self.signature), leaf)
+        tensors = [leaf for _, leaf in paths if isinstance(leaf, torch.Tensor)]
         for spec_, tensor in zip(self.inputs, tensors, strict=True):
             if not spec_.accepts(tuple(tensor.shape)):
                 raise UsageError(
@@ -72,12 +89,55 @@ class Structure:
                 )
         return tensors
 
+    def _complete(self, arguments: dict[str, Any]) -> None:
+        """Make the arguments name the same parameters as at capture, where defaults allow it."""
+        for name, parameter in self.signature.parameters.items():
+            default = parameter.default
+            if name in self.given and name not in arguments and default is not parameter.empty:
+                arguments[name] = default
+            elif name not in self.given and name in arguments and default is not parameter.empty:
+                if not _is_same(arguments[name], default):
+                    raise _other_value(name, arguments[name], default)
+                del arguments[name]
+
     def unflatten(self, tensors: list[torch.Tensor] | tuple[torch.Tensor, ...]) -> Any:
         """The module's own result from the flat outputs."""
         rest = iter(tensors)
         count = len(self.constants) + len(tensors)
         leaves = [self.constants[i] if i in self.constants else next(rest) for i in range(count)]
         return pytree.tree_unflatten(leaves, self.out_spec)
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Whether two arguments that are no tensors are the same to forward: 2 and 2.0 make other dtypes."""
+    if isinstance(a, torch.Tensor) or type(a) is not type(b):
+        return False
+    try:
+        return a is b or bool(a == b) or (a != a and b != b)
+    except Exception:  # arrays and their like have no one answer
+        return False
+
+
+def _no_tensor(name: str, value: Any) -> UsageError:
+    kind = "None" if value is None else f"a {type(value).__module__}.{type(value).__name__}"
+    return UsageError(
+        "BNF-U027",
+        f"input {name!r} is {kind.replace('builtins.', '')}, and no tensor",
+        where=f"input {name!r}",
+        fix="give a tensor: torch.from_numpy(array), torch.tensor(values)",
+    )
+
+
+def _other_value(name: str, value: Any, captured: Any) -> UsageError:
+    def said(argument: Any) -> str:
+        return "a tensor" if isinstance(argument, torch.Tensor) else repr(argument)[:80]
+
+    return UsageError(
+        "BNF-U020",
+        f"argument {name!r} is {said(value)}; the graph was captured with {said(captured)}",
+        where=f"argument {name!r}",
+        fix="what is no tensor is fixed at capture: pass the same value, or convert again with this one",
+    )
 
 
 def _encode(spec: pytree.TreeSpec) -> Any:
@@ -95,6 +155,8 @@ def _decode(encoded: Any) -> pytree.TreeSpec:
 
 def input_name(path: tuple[Any, ...], signature: inspect.Signature) -> str:
     """The name of forward's parameter, with the key path behind it: ``x``, ``batch.image``, ``xs.0``."""
+    if path[0].idx == 1:
+        return ".".join(_key(part) for part in path[1:])
     position = path[1].idx
     parameters = list(signature.parameters.values())
     variadic = next((i for i, p in enumerate(parameters) if p.kind is p.VAR_POSITIONAL), None)

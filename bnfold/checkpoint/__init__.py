@@ -2,6 +2,7 @@
 
     content    what a file is, by its first bytes; what is no checkpoint is named and refused
     archive    the zip container of torch.save: structure, sizes, CRC of every member
+    opcodes    what a pickle would build, before anything builds it
     pickles    torch.load(weights_only=True), its refusals turned into coded errors
     tensors    safetensors
     states     the state dicts inside a checkpoint, and which of them is meant
@@ -25,7 +26,7 @@ No code in a checkpoint is run unless ``trust_pickle`` is given. Codes, one per 
     L023 zip: a member fails its CRC               L037 keys carry a wrapper's name inside
     L024 zip: declared sizes are absurd            L038 sparse, quantized or meta tensors
     L025 TorchScript                               L039 the model rejects its own keys
-    L026 tar of torch 0.1
+    L026 tar of torch 0.1                          L040 a pickle made to exhaust the machine
     L027 pickle cannot be read                     Notes (findings of severity info)
     L028 pickle protocol beyond the safe loader    L101 other state dicts beside the one used
     L029 a whole module was pickled                L102 floats widened    L103 floats rounded
@@ -34,6 +35,7 @@ No code in a checkpoint is run unless ``trust_pickle`` is given. Codes, one per 
     L034 file changed while it was read            L106 tied parameter stored once
                                                    L107 file has no checksums
                                                    L108 pickle was trusted
+                                                   L109 averaged weights are all there is
 """
 
 from __future__ import annotations

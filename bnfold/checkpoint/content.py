@@ -84,6 +84,13 @@ def _stat(path: Path) -> os.stat_result:
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        if path.is_symlink():
+            raise CheckpointError(
+                "BNF-L001",
+                f"{clip_path(path.name)} is a link to a file that is not there",
+                where=f"{clip_path(path, 60)} -> {clip_path(path.readlink(), 60)}",
+                fix="fetch the file that it names (a store of large files that was not pulled?)",
+            ) from error
         near = close(path.name, _names(path.parent))
         raise CheckpointError(
             "BNF-L001",

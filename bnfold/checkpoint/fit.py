@@ -116,25 +116,28 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _check_layouts(entries: dict[str, Tensor], own: dict[str, Tensor], file: str) -> None:
+def unusual(value: Tensor) -> str:
+    """What keeps a tensor from being a dense array of numbers; empty where nothing does."""
     import torch
 
+    if value.is_nested:
+        return "nested (of rows of different lengths)"
+    if value.layout is not torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantized"
+    return "without data (meta device)" if value.is_meta else ""
+
+
+def _check_layouts(entries: dict[str, Tensor], own: dict[str, Tensor], file: str) -> None:
     for key, value in entries.items():
-        strange = (
-            "sparse"
-            if value.layout is not torch.strided
-            else "quantized"
-            if value.is_quantized
-            else "without data (meta device)"
-            if value.is_meta
-            else ""
-        )
+        strange = unusual(value)
         if strange:
             raise CheckpointError(
                 "BNF-L038",
                 f'"{clip(key)}" in {clip(file)} is {strange}',
                 where=f"dtype {_short(value.dtype)}",
-                fix="save dense float tensors: value.to_dense(), value.dequantize()",
+                fix="save dense float tensors: value.to_dense(), .dequantize(), .to_padded_tensor(0)",
             )
     empty = [key for key, value in own.items() if value.is_meta]
     if empty:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bnfold.checkpoint.states import is_averaged
 from bnfold.errors import CheckpointError
 from bnfold.finding import Finding
 from bnfold.wording import clip, count, some
@@ -75,12 +76,12 @@ def mismatch(
     prefixes = _prefixes(have, want)
     if prefixes:
         first = next(key for key in want if prefixes[0] + key in have)
-        others = f" (or {clip(', '.join(prefixes[1:3]))})" if len(prefixes) > 1 else ""
+        others = f" (or {', '.join(map(_told, prefixes[1:3]))})" if len(prefixes) > 1 else ""
         return CheckpointError(
             "BNF-L010",
             f"{what}; they differ by one prefix",
             where=f'checkpoint "{clip(prefixes[0] + first, 60)}", model "{clip(first, 60)}"',
-            fix=f"--strip-prefix {prefixes[0]}{others}",
+            fix=f"--strip-prefix {_told(prefixes[0])}{others}",
         )
     outer = _prefixes(want, have)
     if outer:
@@ -123,12 +124,15 @@ def mismatch(
 
 
 def _prefixes(long: list[str], short: list[str]) -> list[str]:
-    """The prefixes without which the keys `long` cover the keys `short`, the shortest first."""
+    """The prefixes without which the keys `long` cover the keys `short`; averages last, short ones first."""
     needed = [key for key in short if key.rpartition(".")[2] != _COUNTER]
     if not needed:
         return []
     probe = max(needed, key=len)
-    candidates = sorted({key.removesuffix(probe) for key in long if key.endswith("." + probe)}, key=len)
+    candidates = sorted(
+        {key.removesuffix(probe) for key in long if key.endswith("." + probe)},
+        key=lambda prefix: (is_averaged(prefix), len(prefix), prefix),
+    )
     there = set(long)
     return [prefix for prefix in candidates if all(prefix + key in there for key in needed)]
 
@@ -146,10 +150,18 @@ def _best_prefix(have: list[str], want: list[str]) -> tuple[str, int] | None:
         prefix: sum(key.startswith(prefix) and key.removeprefix(prefix) in there for key in have)
         for prefix in candidates
     }
-    best = min(fitting, key=lambda prefix: (-fitting[prefix], len(prefix), prefix), default=None)
+    best = min(
+        fitting,
+        key=lambda prefix: (-fitting[prefix], is_averaged(prefix), len(prefix), prefix),
+        default=None,
+    )
     if best is None or 2 * fitting[best] < len(want) or fitting[best] <= len(there.intersection(have)):
         return None
     return best, fitting[best]
+
+
+def _told(prefix: str) -> str:
+    return clip(prefix) + (" with the averaged (EMA) weights" if is_averaged(prefix) else "")
 
 
 def _without(key: str, segment: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.checkpoint import archive, content, pickles, tensors
 from bnfold.checkpoint.fit import fill, fit
-from bnfold.checkpoint.states import Checkpoint, find, others_note
+from bnfold.checkpoint.states import Checkpoint, choice_note, find
 from bnfold.errors import CheckpointError, UsageError
 from bnfold.finding import Finding
 from bnfold.modelspec import build
@@ -70,7 +70,7 @@ def read(
         if container == "safetensors":
             found = tensors.read_tensors(path)
         else:
-            if container == "zip" and not archive.check(path):
+            if container == "legacy" or (container == "zip" and not archive.check(path)):
                 notes.append(_no_checksums(path))
             found = pickles.unpickle(path, container, trust=trust_pickle)
     usable, unusable = find(path, found)
@@ -145,11 +145,11 @@ def load_with_notes(
     """Like `load`, and says what it had to decide: the notes L101 to L108 of `bnfold.checkpoint`."""
     checkpoint = read(path, trust_pickle=trust_pickle, sha256=sha256)
     entries = checkpoint.pick(state)
-    used = next(name for name, tensors in checkpoint.state_dicts.items() if tensors is entries)
+    used = state or checkpoint.default or ""  # pick has found it
     module = build(model, model_args)
     plan = fit(entries, module, file=checkpoint.path.name, strip_prefix=strip_prefix)
     fill(module, plan.entries, file=checkpoint.path.name, restore=module is model)
-    beside = others_note(checkpoint, used)
+    beside = choice_note(checkpoint, used)
     notes = [*checkpoint.notes, *([beside] if beside else []), *plan.notes]
     return Loaded(module.eval(), checkpoint, used, notes)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import pickletools
 import re
 import warnings
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
+from bnfold.checkpoint import opcodes
 from bnfold.checkpoint.content import Container
 from bnfold.errors import CheckpointError
-from bnfold.wording import clip, clip_path, count, first_line, some
+from bnfold.modelspec import importable
+from bnfold.wording import clip, clip_path, close, count, first_line, some
 
 # How torch's loader words what it refuses. The class stands in the first group.
 _WANTED = (
@@ -20,6 +25,7 @@ _WANTED = (
     re.compile(r"reduce for unrecognized function (.+)"),
     re.compile(r"``(\S+)`` (?:and \S+ )?must be imported to load"),
 )
+_TOLD = re.compile(r"WeightsUnpickler error: (.+)")
 _OPERAND = re.compile(r"Unsupported operand (\d+)")
 _MODULE = "torch.nn.modules."
 # What a pickle names to run a program or Python code, never to hold weights. Not a list of all that is
@@ -30,6 +36,10 @@ _PROGRAMS = frozenset(
 _CODE = frozenset(f"builtins.{name}" for name in ("eval", "exec", "compile", "open", "__import__")) | {
     "io.open"
 }
+# What nearly every checkpoint names. A name that is nearly one of these was damaged: the old format has no
+# checksums.
+_USUAL = ("collections.OrderedDict", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
+_LEGACY_PICKLES = 5  # magic number, protocol, system, object, keys of the storages
 # operations of protocols 0 and 1, which the safe loader does not know; a pickle of theirs has no PROTO
 _OLD_OPERATIONS = frozenset(operation.code for operation in pickletools.opcodes if operation.proto < 2)
 # protocol 0 writes the references to tensors as text (operation P), which no loader of torch reads
@@ -42,27 +52,58 @@ def unpickle(path: Path, container: Container, *, trust: bool) -> object:
     """The object in a file of torch.save, its tensors on the CPU.
 
     Raises:
-        CheckpointError: L002, L027 to L030, L032.
+        CheckpointError: L002, L027 to L030, L032, L040.
     """
     import torch
 
+    scan = opcodes.Scan() if trust else _scan(path, container)
     try:
         with warnings.catch_warnings():
             # torch comments on pickle protocols and storage classes; what matters becomes an error below
             warnings.simplefilter("ignore")
             # An open file: given a path, torch would go by its ending
-            with path.open("rb") as file:
+            # What a trusted file names is looked up as for --model: in the current folder too
+            with path.open("rb") as file, importable(Path.cwd()) if trust else nullcontext():
                 return torch.load(file, map_location="cpu", weights_only=not trust)
     # A damaged stream, or a trusted pickle's own code, can raise anything at all, SystemExit included
     except (Exception, SystemExit) as error:
-        raise _explain(path, container, error, trust=trust) from error
+        raise _explain(path, container, scan, error, trust=trust) from error
 
 
-def _explain(path: Path, container: Container, error: BaseException, *, trust: bool) -> CheckpointError:
+def _scan(path: Path, container: Container) -> opcodes.Scan:
+    """Looks through the file's pickles before the loader builds anything."""
+    try:
+        with path.open("rb") as file:
+            if container == "zip":
+                return opcodes.scan(io.BytesIO(_pickle_in(file)), 1)
+            return opcodes.scan(file, _LEGACY_PICKLES if container == "legacy" else 1)
+    except opcodes.BombError as error:
+        raise CheckpointError(
+            "BNF-L040",
+            f"{clip_path(path.name)} is made to exhaust the machine that loads it",
+            where=f"its pickle has {error}",
+            fix="no checkpoint needs this: do not load the file, and find out where it comes from",
+        ) from error
+
+
+def _pickle_in(file: IO[bytes]) -> bytes:
+    """The pickle as the loader finds it, through the loader's own reader; nothing where it finds none."""
+    import torch
+
+    try:
+        found: bytes = torch._C.PyTorchFileReader(file).get_record("data.pkl")
+    except RuntimeError:
+        return b""  # the loader will stumble over the same, and its error is explained
+    return found
+
+
+def _explain(
+    path: Path, container: Container, scan: opcodes.Scan, error: BaseException, *, trust: bool
+) -> CheckpointError:
     name = clip_path(path.name)
     message = str(error)
-    wanted = _wanted(path, container, message)
-    if wanted:
+    wanted = _wanted(path, container, scan, message)
+    if wanted and not _damaged_name(container, scan, wanted[0]):
         return _refusal(name, wanted)
     if container == "pickle":
         return CheckpointError(
@@ -91,9 +132,19 @@ def _explain(path: Path, container: Container, error: BaseException, *, trust: b
     return CheckpointError(
         "BNF-L027",
         f"{name} cannot be read: its pickle is damaged",
-        where=first_line(error, 150),
+        where=_reason(scan, error, wanted),
         fix="copy or download it again; a file cut short fails like this too",
     )
+
+
+def _reason(scan: opcodes.Scan, error: BaseException, wanted: list[str]) -> str:
+    """What is wrong with a pickle, without torch's advice to load it all the same."""
+    if wanted and scan.complete:
+        return f"it names {clip(wanted[0], 80)}, and nothing is called so"
+    if not scan.complete:
+        return "its operations break off"
+    told = _TOLD.search(str(error))
+    return clip(told[1], 150) if told else first_line(error, 150)
 
 
 def _other_protocol(path: Path, container: Container, operation: str) -> str:
@@ -111,13 +162,23 @@ def _other_protocol(path: Path, container: Container, operation: str) -> str:
     return "0 or 1" if operation in _OLD_OPERATIONS else ""
 
 
-def _wanted(path: Path, container: Container, message: str) -> list[str]:
+def _wanted(path: Path, container: Container, scan: opcodes.Scan, message: str) -> list[str]:
     """The classes and functions that the safe loader refused; the one it stopped at comes first."""
     found = [match[1] for pattern in _WANTED if (match := pattern.search(message))]
     if found and container == "zip":
         found += _all_unsafe(path)
+    elif found:
+        found += [name for name in scan.names if name.startswith(_MODULE)]
     # torch leaves the module out of the names of builtins
     return list(dict.fromkeys(name if "." in name else f"builtins.{name}" for name in found))
+
+
+def _damaged_name(container: Container, scan: opcodes.Scan, name: str) -> bool:
+    """Whether a name that the loader refused is none that the file was written with.
+
+    A zip archive has been compared with its checksums; the old format ends early, or has a letter changed.
+    """
+    return container == "legacy" and (not scan.complete or bool(close(name, _USUAL, cutoff=0.9)))
 
 
 def _all_unsafe(path: Path) -> list[str]:

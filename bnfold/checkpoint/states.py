@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: the name of a state dict that is the whole file
 WHOLE = "state_dict"
+#: and where another one has that name: weights at the top beside a key ``state_dict``
+TOP = "/"
 _PLAIN = (
     "state_dict",
     "model_state_dict",
@@ -34,6 +36,10 @@ _NOT_WEIGHTS = re.compile(
     r"optim|sched|scaler|rng|hyper_param|callbacks|loops|history|args$|config", re.IGNORECASE
 )
 _DEPTH = 3
+# what a layer calls its tensors: a key that ends so, or has a layer's name before it, is one of a network's
+_OF_A_LAYER = frozenset({"weight", "bias", "running_mean", "running_var"})
+
+Entries = Mapping[object, object]
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,9 @@ class Checkpoint:
         path: the file.
         format: ``safetensors`` or ``torch``.
         sha256: of the file's bytes, in hexadecimal.
-        state_dicts: tensors by key, by the name of the state dict: ``state_dict`` where it is the whole file
-            or under that key, else the keys that lead to it (``model_ema``, ``model/state_dict``).
+        state_dicts: tensors by key, by the name of the state dict: ``state_dict`` where it is the whole file,
+            the file's outermost weights or under that key, else the keys that lead to it (``model_ema``,
+            ``model/state_dict``).
         unusable: why a state dict that is in the file cannot be used, by its name.
         notes: what the user should know, severity info.
     """
@@ -106,11 +113,15 @@ def is_averaged(name: str) -> bool:
     return _AVERAGED.search(name) is not None
 
 
-def others_note(checkpoint: Checkpoint, used: str) -> Finding | None:
-    """The note that there are state dicts beside the one used, or None where there are none."""
+def choice_note(checkpoint: Checkpoint, used: str) -> Finding | None:
+    """The note that there are state dicts beside the one used, or that there are averaged weights only.
+
+    None where there is nothing to say.
+    """
     others = [name for name in checkpoint.state_dicts if name != used]
     if not others:
-        return None
+        alone = is_averaged(used) and not checkpoint.unusable
+        return _averaged_note(checkpoint, used) if alone else None
     averaged = [name for name in others if is_averaged(name)]
     what = "averaged (EMA) weights" if averaged else "other state dicts"
     return Finding(
@@ -123,24 +134,34 @@ def others_note(checkpoint: Checkpoint, used: str) -> Finding | None:
     )
 
 
+def _averaged_note(checkpoint: Checkpoint, used: str) -> Finding:
+    return Finding(
+        "BNF-L109",
+        "info",
+        clip_path(checkpoint.path.name),
+        f'"{clip(used)}" is used: averaged (EMA) weights are all that the file has',
+        {"used": used},
+        "if the plain weights were meant, give the checkpoint that has them",
+    )
+
+
 def find(path: Path, content: object) -> tuple[dict[str, dict[str, Tensor]], dict[str, CheckpointError]]:
     """The state dicts in what a checkpoint file held: usable ones, and why the others are not.
 
     Raises:
         CheckpointError: L015 (there is none), L018 (the only ones hold entries that are not named tensors).
     """
-    import torch
-
-    if isinstance(content, torch.nn.Module):
-        content = content.state_dict()
     usable: dict[str, dict[str, Tensor]] = {}
     unusable: dict[str, CheckpointError] = {}
+    made: dict[int, dict[str, Tensor]] = {}  # one mapping may be there under several names
     for name, entries in _candidates(content):
         wrong = _not_named_tensors(path, name, entries)
-        if wrong is None:
-            usable[name] = {str(key): value.detach() for key, value in entries.items()}  # type: ignore[attr-defined]
-        else:
+        if wrong is not None:
             unusable[name] = wrong
+            continue
+        if id(entries) not in made:
+            made[id(entries)] = {str(key): value.detach() for key, value in entries.items()}  # type: ignore[attr-defined]
+        usable[name] = made[id(entries)]
     if usable:
         return usable, unusable
     if unusable:
@@ -153,46 +174,69 @@ def find(path: Path, content: object) -> tuple[dict[str, dict[str, Tensor]], dic
     )
 
 
-def _candidates(content: object) -> list[tuple[str, Mapping[object, object]]]:
-    """Mappings that hold tensors: the outermost one, unless there are some inside it."""
-    nested = list(_nested(content, (), _DEPTH))
-    if not nested and isinstance(content, Mapping) and _has_tensor(content):
-        return [(WHOLE, content)]
-    return nested
+def _candidates(content: object) -> list[tuple[str, Entries]]:
+    """Mappings that hold tensors, by name: the outermost one, and those inside it."""
+    found = list(_inside(content, (), _DEPTH, {}))
+    names = {"/".join(path) for path, _ in found}
+    top = TOP if WHOLE in names else WHOLE
+    return [("/".join(path) or top, entries) for path, entries in found]
 
 
-def _nested(
-    content: object, path: tuple[str, ...], depth: int
-) -> Iterator[tuple[str, Mapping[object, object]]]:
+def _inside(
+    content: object, path: tuple[str, ...], depth: int, seen: dict[int, tuple[object, Entries | None]]
+) -> Iterator[tuple[tuple[str, ...], Entries]]:
+    """Mappings that hold tensors, with the keys that lead to them, outer ones first.
+
+    `seen` holds by identity the mappings that were looked into, and what each came to: however often the
+    others refer to one, it is looked into once.
+    """
     import torch
 
     if isinstance(content, (list, tuple)) and not path:  # torch.save((model.state_dict(), epoch), ...)
         content = {str(place): item for place, item in enumerate(content)}
-    if not isinstance(content, Mapping) or depth == 0:
+    if isinstance(content, torch.nn.Module):  # only a trusted pickle has one
+        content = content.state_dict()
+    if not isinstance(content, Mapping):
         return
-    for key, value in content.items():
-        if not isinstance(key, str) or _NOT_WEIGHTS.search(key):
-            continue
-        if isinstance(value, torch.nn.Module):  # only a trusted pickle has one
-            value = value.state_dict()
-        here = (*path, key)
-        if isinstance(value, Mapping) and _has_tensor(value):
-            yield "/".join(here), value
-        else:
-            yield from _nested(value, here, depth - 1)
+    inner: list[tuple[tuple[str, ...], Entries]] = []
+    if id(content) not in seen:
+        seen[id(content)] = content, None
+        rest: dict[object, object] = {}
+        for key, value in content.items():
+            found = []
+            if depth and isinstance(key, str) and not _NOT_WEIGHTS.search(key):
+                found = list(_inside(value, (*path, key), depth - 1, seen))
+            if not found:
+                rest[key] = value
+            inner += found
+        if _has_tensor(rest) and (not inner or _is_network(rest, inner)):
+            seen[id(content)] = content, rest
+    own = seen[id(content)][1]
+    if own is not None:
+        yield path, own
+    yield from inner
 
 
-def _has_tensor(content: Mapping[object, object]) -> bool:
+def _is_network(own: Entries, inner: list[tuple[tuple[str, ...], Entries]]) -> bool:
+    """Whether tensors that stand beside state dicts are weights too, and no epoch or class weights."""
+    keys = {key for key, value in own.items() if isinstance(key, str) and _is_tensor(value)}
+    named = any("." in key or key in _OF_A_LAYER for key in keys)
+    return named or any(not keys.isdisjoint(entries) for _, entries in inner)
+
+
+def _has_tensor(content: Entries) -> bool:
+    return any(_is_tensor(value) for value in content.values())
+
+
+def _is_tensor(value: object) -> bool:
     import torch
 
-    return any(isinstance(value, torch.Tensor) for value in content.values())
+    return isinstance(value, torch.Tensor)
 
 
-def _not_named_tensors(path: Path, name: str, entries: Mapping[object, object]) -> CheckpointError | None:
-    import torch
-
+def _not_named_tensors(path: Path, name: str, entries: Entries) -> CheckpointError | None:
     unnamed = [key for key in entries if not isinstance(key, str)]
-    others = [key for key, value in entries.items() if not isinstance(value, torch.Tensor)]
+    others = [key for key, value in entries.items() if not _is_tensor(value)]
     if not unnamed and not others:
         return None
     wrong = unnamed or others

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.errors import CheckpointError
-from bnfold.wording import clip, clip_path, count, first_line
+from bnfold.wording import clip, clip_path, count, encodable, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,9 +22,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: L020 (shorter or longer than its header says), L021 (header damaged).
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
+        if encodable(str(path)) != str(path):  # the library opens no such name
+            return dict(load(path.read_bytes()))
         return dict(load_file(path))
     except (SafetensorError, KeyError, ValueError, OSError, RuntimeError, MemoryError) as error:
         # KeyError: a dtype that torch lacks; the others come from mapping or reshaping what a header claims

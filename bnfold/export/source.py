@@ -138,7 +138,7 @@ def _check(
         for name in names:
             if names.count(name) > 1:
                 raise ExportError("BNF-E011", f"two tensors are named {name!r}", where=name)
-    alive = _depends_on_input(graph)
+    alive = depends_on_input(graph)
     for spec, result in zip(outputs, results, strict=True):
         if not isinstance(result, fx.Node):
             raise ExportError(
@@ -156,7 +156,8 @@ def _check(
             )
 
 
-def _depends_on_input(graph: fx.Graph) -> set[fx.Node]:
+def depends_on_input(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value changes with an input."""
     alive: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" or any(source in alive for source in node.all_input_nodes):

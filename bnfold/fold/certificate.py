@@ -29,6 +29,7 @@ SITE_TOLERANCE = 1e-12
 NETWORK_TOLERANCE = 1e-10
 _CHAOS_FACTOR = 10.0
 _FLOAT64_EPS = 2.0**-52
+_BROKEN = object()
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def _certify(
             sites[number] = max(sites[number], error)
             lost = _CHAOS_FACTOR * _FLOAT64_EPS * cancels[number] / largest if largest > 0 else 0.0
             tolerances[number] = max(tolerances[number], lost)
+        if not all(math.isfinite(error) for error in sites.values()):
+            break  # it cannot be run: the caller undoes those sites and comes back
         expected, actual = reference.outputs(values), candidate.outputs(candidate.run(inputs))
         if not all(torch.isfinite(e).all() for e in expected if e.is_floating_point()):
             comparable = False
@@ -168,6 +171,15 @@ class _Replay:
             torch.manual_seed(zlib.crc32(node.name.encode()))  # on both sides the same draw
         return twin.target(*map_arg(twin.args, look_up), **map_arg(twin.kwargs, look_up))  # type: ignore[operator]
 
+    def _attempt(self, node: fx.Node, twin: fx.Node, values: dict[str, Any]) -> Any:
+        """The value, or _BROKEN where what a rule wrote cannot even be computed."""
+        if any(values[source.name] is _BROKEN for source in node.all_input_nodes):
+            return _BROKEN
+        try:
+            return self._evaluate(node, twin, values)
+        except Exception:  # whatever an operator raises of shapes and types: the fold is wrong, and undone
+            return _BROKEN
+
     def replay_sites(
         self, inputs: Sequence[torch.Tensor], reference: dict[str, Any]
     ) -> list[tuple[int, float, float]]:
@@ -195,12 +207,15 @@ class _Replay:
                 if equal is not None and not sites:
                     values[node.name], touched[node.name] = reference[equal], frozenset()
                     continue
-                value = self._evaluate(node, twin, values)
+                value = self._attempt(node, twin, values)
+                if value is _BROKEN:
+                    errors.extend((number, math.inf, 0.0) for number in sites)
                 if equal is None:
                     values[node.name], touched[node.name] = value, sites
                     continue
                 expected = reference[equal]
-                for actual, wanted in zip(_tensors(value), _tensors(expected), strict=True):
+                found = expected if value is _BROKEN else value
+                for actual, wanted in zip(_tensors(found), _tensors(expected), strict=True):
                     if bool(torch.isfinite(wanted).all()):
                         error = max_rel_error(actual.numpy(), wanted.numpy())
                         errors.extend((number, error, max_abs(wanted.numpy())) for number in sites)

@@ -62,6 +62,7 @@ class Plan:
         forward: for each reader a step, or None where it waits on that edge.
         stays: the part that stays at the pending node (forward plans only); None for nothing.
         leaves: the part that goes forward.
+        undone: backward plans for a producer that others read too: what gives them its value back.
         price: of everything still to be lowered, of weights copied and of operators replaced.
     """
 
@@ -70,6 +71,7 @@ class Plan:
     stays: Affine | None
     leaves: Pending
     price: Price
+    undone: Mapping[fx.Node, Pending] = field(default_factory=dict)
 
     def consistent(self) -> bool:
         """Whether no operator is touched twice: the second move would be computed from stale weights."""
@@ -129,10 +131,8 @@ class Planner:
         """The cheapest plan that is cheaper than leaving the affine where it is, and all refusals."""
         self._questions = 0
         refusals: list[str] = []
-        plans: list[Plan] = []
         step, price = self._edge(node.all_input_nodes[0], node, here, refusals)
-        if step is not None:
-            plans.append(Plan(step, {}, None, here, price))
+        plans = [Plan(step, {}, None, here, price)] if step is not None else self._shared(node, here)
         for stays, leaves in self._splits(here):
             steps, price = self._readers(node, leaves, refusals)
             if steps:
@@ -155,11 +155,31 @@ class Planner:
         answer = self._ask("merge", node, Pending(Affine.identity(1), 0), None)
         return None if isinstance(answer, Refusal) else Step(node, *answer[0])
 
+    def _shared(self, node: fx.Node, here: Pending) -> list[Plan]:
+        """Into a producer that others read too, and undo it: worth it where they are affines anyway."""
+        source = g.data_input(node)
+        others = [user for user in source.users if user is not node]
+        inverse = here.affine.inverse()
+        if not others or inverse is None or source.op == "placeholder" or source in self.pending:
+            return []
+        step, price = self._edge(source, node, here, [], shared=True)
+        if step is None or step.move.after is not None:
+            return []
+        undo = Pending(inverse, here.axis)
+        for user in others:
+            both = compose(undo, self.pending[user]) if user in self.pending else None
+            if both is None or self.is_frozen(user):
+                price += cost.lowered(inverse, g.value(source))
+            else:
+                price += cost.lowered(both.affine, g.value(user))
+                price -= cost.lowered(self.pending[user].affine, g.value(user))
+        return [Plan(step, {}, None, here, price, dict.fromkeys(others, undo))]
+
     # --- the search --------------------------------------------------------------------------------------
 
     @staticmethod
     def _splits(here: Pending) -> Iterator[tuple[Affine | None, Pending]]:
-        """All of it forward; the scale, while the shift stays as x + t / s; all but the sign."""
+        """All of it forward; the scale, where the shift stays as x + t / s; the shift; all but the sign."""
         yield None, here
         affine = here.affine
         if affine.map is not None or not affine.has_scale:
@@ -168,20 +188,25 @@ class Planner:
         if split is not None and not split[1].is_identity:
             scale, shift = split
             yield shift, Pending(scale, here.axis)
+        if affine.has_shift:
+            yield affine.only_scale(), Pending(affine.without_scale(), here.axis)
         if (affine.scale < 0).any() and not (affine.scale < 0).all():
             sign = Affine(np.where(affine.scale < 0, -1.0, 1.0), np.zeros_like(affine.shift))
             yield sign, Pending(Affine(np.abs(affine.scale), affine.shift), here.axis)
 
     def _edge(
-        self, source: fx.Node, reader: fx.Node, here: Pending, refusals: list[str]
+        self, source: fx.Node, reader: fx.Node, here: Pending, refusals: list[str], *, shared: bool = False
     ) -> tuple[Step | None, Price]:
-        """The cheapest way back for an affine on the edge from ``source``, or to leave it there (None)."""
+        """The cheapest way back for an affine on the edge from ``source``, or to leave it there (None).
+
+        With ``shared`` other readers of the source do not matter.
+        """
         wait = (None, cost.lowered(here.affine, g.value(source)))
         if source.op == "placeholder":
             refusals.append(f"{source.name} is an input of the network")
             return wait
         others = [user for user in source.users if user is not reader]
-        if others:
+        if others and not shared:
             names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
             refusals.append(f"the value of {g.layer_name(source)} is also read by {names}")
             return wait

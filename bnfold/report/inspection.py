@@ -24,7 +24,7 @@ def render_artifact(document: Document, style: Style) -> str:
         f"written by bnfold {manifest['bnfold']}"
     )
     lines = [style.paint(style.plain(printable(head)), "bold"), f"  sha256   {document['sha256']}"]
-    if source:
+    if source and source.get("name"):  # a network that was handed over in Python comes from no file
         origin = f"{source.get('name')} ({source.get('format')}), sha256 {str(source.get('sha256'))[:12]}"
         lines.append(paragraph(f"source   {origin}", style, indent="  ", hanging=" " * 11))
     libraries = ", ".join(f"{name} {version}" for name, version in manifest["libraries"].items())
@@ -76,7 +76,7 @@ def render_checkpoint(document: Document, style: Style) -> str:
 
 def _state_dict(state: Document, default: str | None, style: Style) -> str:
     tensors = state["tensors"]
-    count = sum(prod(tensor["shape"]) for tensor in tensors)
+    count = sum(prod(tensor["shape"] or ()) for tensor in tensors)
     dtypes = Counter(tensor["dtype"] for tensor in tensors)
     used = " (the one that is used unless --state names another)" if state["name"] == default else ""
     sums = ", ".join(f"{many} {dtype}" for dtype, many in dtypes.most_common())
@@ -91,7 +91,7 @@ def _state_dict(state: Document, default: str | None, style: Style) -> str:
         norms = [
             (
                 norm["name"] or "(the whole)",
-                norm["channels"],
+                "-" if norm["channels"] is None else norm["channels"],
                 _range(norm["running_mean"]),
                 _range(norm["running_var"]),
                 "-" if norm["num_batches_tracked"] is None else norm["num_batches_tracked"],
@@ -104,11 +104,13 @@ def _state_dict(state: Document, default: str | None, style: Style) -> str:
 
 def _range(values: Document | None) -> str:
     if values is None:
-        return "missing"
+        return "no numbers"
     text = "" if values["min"] is None else f"{number(values['min'])} to {number(values['max'])}"
     wrong = f"{values['non_finite']} not finite" if values["non_finite"] else ""
     return ", ".join(part for part in (text, wrong) if part)
 
 
-def _shape(shape: list[int | None]) -> str:
+def _shape(shape: list[int | None] | None) -> str:
+    if shape is None:
+        return "nested"
     return "x".join("batch" if axis is None else str(axis) for axis in shape) or "scalar"

@@ -48,6 +48,9 @@ class Feeds:
         for index, (array, (dtype, shape)) in enumerate(zip(arrays, self._exact, strict=True)):
             if array.shape != shape or array.dtype != dtype:
                 _check(array, self._inputs[index])
+            # Max pooling and ReLU swallow NaN: the answer would look like any other
+            if dtype.kind == "f" and not np.isfinite(array).all():
+                raise _not_finite(array, self._inputs[index])
         return arrays
 
     def _by_input(self, values: Any) -> Mapping[str, Any]:
@@ -122,6 +125,16 @@ def _check(array: Array, spec: TensorSpec) -> None:
             where=where,
             fix="check the order of the axes: the batch axis comes first",
         )
+
+
+def _not_finite(array: Array, spec: TensorSpec) -> InputError:
+    bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    return InputError(
+        "BNF-R018",
+        f"{bad} of {array.size} values are not finite (NaN or infinite): no answer to them means anything",
+        where=f"input {spec.name!r}",
+        fix="leave the frame out, or repair what makes it",
+    )
 
 
 def _as_array(value: Any, spec: TensorSpec) -> Array:

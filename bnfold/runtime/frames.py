@@ -22,13 +22,20 @@ from typing import TypeAlias
 import numpy as np
 
 from bnfold.errors import InputError, PlatformError
+from bnfold.files import refuse_special
 from bnfold.runtime import images
 from bnfold.runtime.session import Array
 
 Frame: TypeAlias = Array | dict[str, Array]
 
+# an archive beyond both is made to fill the memory
+_MOST_UNPACKED, _MOST_GROWTH = 2**30, 100
+
 LABELS_FILE = "labels.csv"
 LABELS_KEY = "labels"
+
+_MOST_DIGITS = 9
+_LARGEST_LABEL = 10**_MOST_DIGITS - 1
 
 _UNREADABLE = (".bmp", ".gif", ".heic", ".npz", ".pam", ".pbm", ".tif", ".tiff", ".webp")
 
@@ -62,7 +69,9 @@ def read(path: str | os.PathLike[str], *, inputs: Sequence[str] | None = None) -
     Raises:
         InputError: BNF-R001 nothing is there; BNF-R020 no frames; BNF-R021 labels that do not fit; BNF-R022
             arrays of an ``.npz`` that do not fit the inputs or each other; BNF-R023 a folder with images of a
-            format that is not read; while iterating, as :func:`bnfold.runtime.images.read`.
+            format that is not read; BNF-R024 an ``.npz`` that would unpack to far more than itself; while
+            iterating, as :func:`bnfold.runtime.images.read`.
+        PlatformError: BNF-P015 it cannot be read; BNF-P016 a pipe or a device.
     """
     place = Path(path)
     if place.is_dir():
@@ -160,6 +169,7 @@ class _Arrays(FrameSource):
 
 
 def _head(path: Path) -> bytes:
+    refuse_special(path)
     try:
         with path.open("rb") as file:
             return file.read(8)
@@ -174,6 +184,7 @@ def _head(path: Path) -> bytes:
 def _load_npz(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_members(archive, path)
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             arrays = {}
             for name in names:
@@ -185,6 +196,21 @@ def _load_npz(path: Path) -> dict[str, Array]:
         raise InputError(
             "BNF-R003", f"the file is damaged: {error}", where=str(path), fix="copy the file again"
         ) from error
+
+
+def _check_members(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raises where unpacking would need a decompressor that numpy does not write for, or absurd memory."""
+    members = archive.infolist()
+    if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
+        raise zipfile.BadZipFile("an array is compressed in a way that numpy does not use")
+    size, unpacked = path.stat().st_size, sum(member.file_size for member in members)
+    if unpacked > _MOST_UNPACKED and unpacked > _MOST_GROWTH * size:
+        raise InputError(
+            "BNF-R024",
+            f"its arrays would unpack to {unpacked:,} bytes, {unpacked // size:,} times the file",
+            where=str(path),
+            fix="real frames do not compress like that: save them with numpy.savez",
+        )
 
 
 def _select(
@@ -225,7 +251,8 @@ def _bad_labels(what: str, where: str) -> InputError:
 
 
 def _checked_labels(labels: Array, count: int, where: str) -> Array:
-    if labels.shape != (count,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+    fits = labels.shape == (count,) and labels.dtype.kind in "iu"
+    if not fits or not 0 <= int(labels.min()) <= int(labels.max()) <= _LARGEST_LABEL:
         raise _bad_labels(f"labels of {labels.dtype} {labels.shape} for {count} frames", where)
     return labels.astype(np.int64)
 
@@ -244,7 +271,7 @@ def _labels_of_csv(table: Path, files: list[Path]) -> Array:
         raise _bad_labels("the first line is not file,label", where)
     labels: dict[str, int] = {}
     for line, row in enumerate(rows[1:], start=2):
-        if len(row) != 2 or not row[1].strip().isdecimal():
+        if len(row) != 2 or not row[1].strip().isdecimal() or len(row[1].strip()) > _MOST_DIGITS:
             raise _bad_labels(f"line {line} is not a file name and a class number", where)
         if row[0] in labels:
             raise _bad_labels(f"line {line} names {row[0]} again", where)

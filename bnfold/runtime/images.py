@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bnfold.errors import InputError, PlatformError
+from bnfold.files import refuse_special
 from bnfold.runtime.session import Array
 
 NUMPY, PNG, JPEG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 SUFFIXES = (".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm")
 
 _KINDS = "biuf"  # booleans, integers and floats
+_MOST_PIXELS = 89_478_485  # where Pillow begins to warn: a few bytes of PNG can stand for gigabytes
 
 
 def read(path: str | os.PathLike[str]) -> Array:
@@ -28,7 +30,9 @@ def read(path: str | os.PathLike[str]) -> Array:
     Raises:
         InputError: BNF-R001 no such file; BNF-R002 none of the formats; BNF-R003 damaged or cut off;
             BNF-R004 an image of another depth than 8 bits; BNF-R005 an array that is not of numbers.
-        PlatformError: BNF-P015 the file cannot be read; BNF-P022 PNG or JPEG, and Pillow is not installed.
+            BNF-R006 a PNG or JPEG of more than 89 million pixels.
+        PlatformError: BNF-P015 the file cannot be read; BNF-P016 a pipe or a device; BNF-P022 PNG or JPEG,
+            and Pillow is not installed.
     """
     data = _bytes(path)
     if data.startswith(NUMPY):
@@ -53,7 +57,7 @@ def load_array(file: Any, where: str, **options: Any) -> Array:
     """
     try:
         array = np.load(file, allow_pickle=False, **options)
-    except (ValueError, EOFError, OSError, SyntaxError, TypeError, MemoryError, OverflowError) as error:
+    except Exception as error:  # numpy reads the header with tokenize and ast, which raise what they like
         if "allow_pickle" in str(error):
             raise _no_numbers("Python objects, which are never loaded", where) from error
         _damaged(f"the array cannot be read: {error}", where, error)
@@ -69,6 +73,7 @@ def _no_numbers(what: str, where: str) -> InputError:
 
 
 def _bytes(path: str | os.PathLike[str]) -> bytes:
+    refuse_special(path)
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, ValueError) as error:
@@ -81,6 +86,11 @@ def _bytes(path: str | os.PathLike[str]) -> bytes:
 
 def _damaged(what: str, where: str, error: Exception | None = None) -> NoReturn:
     raise InputError("BNF-R003", what, where=where, fix="copy the file again") from error
+
+
+def _too_large(what: str, where: str, error: Exception | None = None) -> NoReturn:
+    fix = f"make it smaller: at most {_MOST_PIXELS:,} pixels are decoded"
+    raise InputError("BNF-R006", what, where=where, fix=fix) from error
 
 
 def _wrong_depth(what: str, where: str) -> NoReturn:
@@ -161,14 +171,18 @@ def _with_pillow(data: bytes, where: str) -> Array:
         _wrong_depth("a PNG with 16 bits per channel", where)
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                _too_large(f"an image of {image.width} x {image.height} pixels", where)
             image.load()
             mode = image.mode
             if mode in ("1", "L", "LA"):
                 return np.array(image.convert("L"))
             if mode in ("P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
                 return np.array(image.convert("RGB"))
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        _too_large("an image of more pixels than Pillow decodes", where, error)
     except Exception as error:  # damaged files raise a dozen types, SyntaxError among them
         _damaged(f"the image cannot be decoded: {error}", where, error)
     _wrong_depth(f"an image of Pillow's mode {mode}", where)

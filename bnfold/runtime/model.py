@@ -111,8 +111,8 @@ class Model:
 
         Raises:
             InputError: what is given does not fit (BNF-R010 shape, R011 dtype, R012 names, R013 several
-                frames for a batch of another size, R014 no normalisation, R015 not an image); as
-                :func:`bnfold.runtime.images.read` for a path.
+                frames for a batch of another size, R014 no normalisation, R015 not an image, R018 values
+                that are not finite); as :func:`bnfold.runtime.images.read` for a path.
             ArtifactError: BNF-M012 the interpreter stopped.
         """
         return self._run(self._feeds.of_frame(frame))
@@ -127,7 +127,8 @@ class Model:
             The outputs by name, each with its batch axis.
 
         Raises:
-            InputError: BNF-R010 shape, BNF-R011 dtype, BNF-R012 names, BNF-R013 another batch.
+            InputError: BNF-R010 shape, BNF-R011 dtype, BNF-R012 names, BNF-R013 another batch, BNF-R018
+                values that are not finite: many networks swallow NaN and answer as if nothing were wrong.
             ArtifactError: BNF-M012 the interpreter stopped.
         """
         return self._run(self._feeds.of_arrays(arrays))

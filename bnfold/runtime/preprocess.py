@@ -87,16 +87,15 @@ class Preprocessor:
                 where=f"input {self._spec.name!r}",
                 fix="give pixels of 0 to 255 as uint8",
             )
-        if frame.ndim == 2:
-            frame = frame[:, :, np.newaxis]
-        if frame.ndim != 3 or frame.shape[2] not in (1, 3, 4) or 0 in frame.shape:
+        image = frame[:, :, np.newaxis] if frame.ndim == 2 else frame
+        if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
             raise InputError(
                 "BNF-R015",
                 f"a frame has shape (H, W), (H, W, 3) or (H, W, 4), this one has {frame.shape}",
                 where=f"input {self._spec.name!r}",
                 fix="give one frame at a time, channels last (loop over a stack of frames)",
             )
-        return frame
+        return image
 
     def _colored(self, image: Image) -> Image:
         """In the model's channels and their order."""

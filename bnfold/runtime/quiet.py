@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -19,28 +19,25 @@ def quiet_stderr(known: tuple[bytes, ...]) -> Iterator[None]:
     Native code writes there past ``sys.stderr``. Warnings and failures come out late, but they come out.
     Where there is nothing to hold them in (no standard error, no writable folder), nothing is held back.
     """
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, ExitStack() as stack:
         if sys.stderr is not None:
             sys.stderr.flush()
         try:
-            held = _scratch()
             terminal = os.dup(2)
+            stack.callback(os.close, terminal)
+            held = stack.enter_context(_scratch())
         except OSError:  # a daemon without a standard error, or a device that mounts everything read-only
             yield
             return
+        os.dup2(held.fileno(), 2)
         try:
-            with held:
-                os.dup2(held.fileno(), 2)
-                try:
-                    yield
-                finally:
-                    os.dup2(terminal, 2)
-                    held.seek(0)
-                    for line in held:
-                        if line.strip() not in known:
-                            os.write(2, line)
+            yield
         finally:
-            os.close(terminal)
+            os.dup2(terminal, 2)
+            held.seek(0)
+            for line in held:
+                if line.strip() not in known:
+                    os.write(2, line)
 
 
 def _scratch() -> IO[bytes]:

@@ -1,10 +1,14 @@
-"""Bilinear resampling of 8-bit images, bit for bit what Pillow computes, without Pillow.
+"""Bilinear resampling of 8-bit images as Pillow computes it, without Pillow.
 
-A triangle filter that widens when shrinking (so that no pixel is skipped), rows before columns, coefficients
-in 22-bit fixed point, rounded to 8 bits after each of the two passes: the algorithm of Pillow's
+A triangle filter that widens when shrinking (so that no pixel is skipped), the width before the height,
+coefficients in 22-bit fixed point, rounded to 8 bits after each of the two passes: the algorithm of Pillow's
 ``Image.resize(size, BILINEAR)`` (libImaging/Resample.c), which torchvision's ``Resize`` uses on images too.
-So a camera frame on the device and a file in training are prepared alike, to the last bit, with integer
-arithmetic that no processor rounds differently.
+So a camera frame on the device and a file in training are prepared alike, with integer arithmetic that no
+processor rounds differently.
+
+Each pass is Pillow's to the last bit, and so is the whole up to Pillow 12. Pillow 13 does the height first
+where it shrinks much more than the width (python-pillow/Pillow#9549); then the rounding in between can differ
+by one level of 255. The order here does not change: the same frame gives the same input on every device.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ whether answers depend on the batch, accuracy before and after.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch import nn
 
 from bnfold import finding as f
 from bnfold.capture import Captured, capture
-from bnfold.errors import VerifyError
+from bnfold.errors import CaptureError, UsageError, VerifyError
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule
+from bnfold.normalisation import assumed, by_input
 from bnfold.samples import Frames, frames_of
-from bnfold.verify import batch, yardstick
+from bnfold.signature import TensorSpec
+from bnfold.verify import batch, randomness, yardstick
 from bnfold.verify.accuracy import Accuracy, Metric, load_metric
 from bnfold.verify.candidates import (
     Candidate,
@@ -29,10 +32,14 @@ from bnfold.verify.candidates import (
     twin,
 )
 from bnfold.verify.divergence import Divergence, first_divergence
+from bnfold.verify.guess import guess
 from bnfold.verify.parity import MIN_FRAMES, Bound, Parity
-from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, guess_inputs, side
+from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, side
 from bnfold.verify.trace import divergence_of
 from bnfold.verify.yardstick import Measurement, Yardstick
+
+CHANGED = "BNF-M007"
+"""The finding of an artifact whose bytes were changed after it was written."""
 
 Progress = Callable[[str], None]
 """Called with the name of each stage as it begins."""
@@ -81,17 +88,23 @@ def verify(reference: Any, candidate: Any, samples: Any) -> list[Parity]:
         candidate: likewise (a FoldResult: the folded network).
         samples: an array (first axis: frames), a dictionary of arrays by input name, a list of frames, a path
             or a FrameSource. Floating arrays are model inputs; uint8 arrays are frames, prepared as an
-            artifact's manifest says. Fewer than 16 are filled up with seeded random inputs.
+            artifact's manifest says, or without one as :func:`bnfold.convert` does by default. Fewer than
+            16 are filled up with seeded random inputs.
 
     Returns:
-        One per interpreter and output.
+        One per interpreter and output. An artifact whose bytes were changed after it was written is compared
+        too, and a warning (BNF-M007) says that it was: what was proven at its conversion holds no longer.
 
     Raises:
         VerifyError: what cannot be compared, or samples that do not fit.
         CaptureError: a reference that torch.export cannot capture.
         ArtifactError, PlatformError: an artifact that cannot be opened.
     """
-    return compare(reference, candidate, samples).parity
+    comparison = compare(reference, candidate, samples)
+    for found in comparison.findings:
+        if found.code == CHANGED:
+            warnings.warn(f"[{found.code}] {found.where}: {found.message}", UserWarning, stacklevel=2)
+    return comparison.parity
 
 
 def compare(
@@ -100,6 +113,9 @@ def compare(
     samples: Any,
     *,
     metric: Metric | None = None,
+    inputs: tuple[TensorSpec, ...] | None = None,
+    normalisation: Mapping[str, Any] | None = None,
+    sha256: tuple[str | None, str | None] = (None, None),
     progress: Progress | None = None,
 ) -> Comparison:
     """Like :func:`verify`, with findings and accuracy.
@@ -108,24 +124,43 @@ def compare(
         reference, candidate, samples: as for :func:`verify`. Samples with labels (key ``labels`` of a
             dictionary or an ``.npz`` file) give accuracy.
         metric: ``metric(outputs, labels) -> float`` in place of top-1: outputs by name, stacked over frames.
+        inputs: what two plain modules take; None: it is told from the samples. An artifact says it itself.
+        normalisation: how a uint8 frame is prepared where no artifact says it, as for :func:`bnfold.convert`.
+        sha256: of the checkpoints that reference and candidate were loaded from.
         progress: called with the name of each stage as it begins.
     """
     tell = progress or _silent
-    left, right = side(reference), side(candidate)
+    left, right = (side(thing, digest) for thing, digest in zip((reference, candidate), sha256, strict=True))
     with single_thread():
-        inputs = left.inputs() or right.inputs()
-        if inputs is None:
+        taken = left.inputs() or right.inputs() or inputs
+        guessed = None
+        if taken is None:
             assert left.module is not None
-            inputs = guess_inputs(left.module, samples)
+            guessed = guess(left.module, samples, (normalisation or {}).get("color"))
+            taken = guessed.inputs
         _same_inputs(left, right)
-        frames = frames_of(samples, inputs, left.normalisation() | right.normalisation(), at_least=MIN_FRAMES)
+        prepared: dict[str, Any]
+        if left.artifacts or right.artifacts:
+            _not_said_twice(inputs, normalisation)
+            prepared = left.normalisation() | right.normalisation()
+        else:
+            prepared = by_input(normalisation, taken)
+        frames = frames_of(samples, taken, prepared, at_least=MIN_FRAMES)
         example = {
-            which: _example(which, inputs, frames, (left, right))
+            which: _example(which, taken, frames, (left, right))
             for which in (left, right)
             if which.module is not None
         }
-        captured = captured_of(left, example.get(left))
-        said: list[Finding] = []
+        try:
+            captured = captured_of(left, example.get(left))
+        except CaptureError as error:
+            if guessed is None or error.code != "BNF-C004":
+                raise
+            raise guessed.refused(error) from error
+        said = [*left.findings, *right.findings, *(guessed.findings() if guessed else [])]
+        if frames.images and not (left.artifacts or right.artifacts):
+            said += assumed(normalisation, prepared)
+        said += randomness.findings(captured) if captured is not None else []
         tell("computing the reference")
         measure = _yardstick(left, right, captured, example.get(left), frames, metric)
         said.extend(measure.findings)
@@ -138,7 +173,7 @@ def compare(
             result = measure.measure(one)
             parity.extend(result.parity)
             divergence = _where(captured, one, right, example.get(right), result)
-            said.extend(result.findings(divergence))
+            said.extend(result.findings(divergence, _cause(left, right)))
     return Comparison(parity, f.by_severity(said), measure.accuracy)
 
 
@@ -155,7 +190,15 @@ def _yardstick(
         if left.module is not None and example is not None:
             module = _own(left.module, example, captured)
         exact, rounded = twin(captured), original(captured)
-        return yardstick.build(exact, rounded, captured.outputs, frames, metric=metric, module=module)
+        return yardstick.build(
+            exact,
+            rounded,
+            captured.outputs,
+            frames,
+            metric=metric,
+            module=module,
+            random=randomness.drawing(captured),
+        )
     model = left.artifacts[0]
     outputs = model.model.outputs
     floor = left.noise_floor() or right.noise_floor()
@@ -179,6 +222,16 @@ def _example(which: Side, inputs: Any, frames: Frames, sides: tuple[Side, ...]) 
     return arguments(which.module, inputs, frames.first(), sides)
 
 
+def _not_said_twice(inputs: Any, normalisation: Any) -> None:
+    if inputs is not None or normalisation is not None:
+        raise UsageError(
+            "BNF-U012",
+            "an artifact says itself what it takes and how its frames are prepared",
+            where="inputs or normalisation",
+            fix="leave them out",
+        )
+
+
 def _same_inputs(left: Side, right: Side) -> None:
     ours, theirs = left.inputs(), right.inputs()
     if ours is None or theirs is None:
@@ -191,6 +244,24 @@ def _same_inputs(left: Side, right: Side) -> None:
             where="inputs",
             fix="compare two forms of one network",
         )
+
+
+def _cause(left: Side, right: Side) -> str:
+    """What to do about a difference that needs no bug to explain it; empty where nothing does."""
+    for which in (left, right):
+        if which.findings:
+            return f"{which.findings[0].where} was changed after it was written: convert again"
+    if left.sha256 is None or right.sha256 is None or left.sha256 == right.sha256:
+        return ""
+    this, other = right.sha256[:12], left.sha256[:12]
+    kinds = {bool(left.artifacts), bool(right.artifacts)}
+    if kinds == {True, False}:
+        made, given = (other, this) if left.artifacts else (this, other)
+        return (
+            f"the artifact was made from another checkpoint (sha256 {made}…) than the one given ({given}…): "
+            "compare it with that one, or convert again"
+        )
+    return f"the two come from different checkpoints (sha256 {other}… and {this}…)"
 
 
 def _where(

@@ -15,8 +15,13 @@ from bnfold.verify.parity import MIN_FRAMES, Bound, Parity, finite_or_none, is_e
 _LARGE_NOISE = 1e-3
 
 
-def failed(result: Parity, different: str | None, divergence: Divergence | None) -> list[Finding]:
-    """An output that is further off than rounding explains, or differs in kind (``different`` says how)."""
+def failed(
+    result: Parity, different: str | None, divergence: Divergence | None, cause: str = ""
+) -> list[Finding]:
+    """An output that is further off than rounding explains, or differs in kind (``different`` says how).
+
+    ``cause`` is what to do where a difference is no wonder; else it is a bug of bnfold or of an exporter.
+    """
     if result.passed or not math.isfinite(result.tolerance):
         return []  # that nothing can be compared is said once, of the reference
     if different:
@@ -38,7 +43,9 @@ def failed(result: Parity, different: str | None, divergence: Divergence | None)
             divergence.layer if divergence else result.output,
             message,
             evidence,
-            "do not ship it: it computes something else than the network; report it as a bug, with the model",
+            cause
+            or "do not ship it: it computes something else than the network; "
+            "report it as a bug, with the model",
         )
     ]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -16,11 +15,10 @@ from torch.utils import _pytree as pytree
 
 from bnfold import manifest as manifest_file
 from bnfold.capture import Captured, capture
-from bnfold.errors import VerifyError
+from bnfold.errors import BnfoldError, VerifyError
+from bnfold.finding import Finding
 from bnfold.fold import FoldedModule, FoldResult
 from bnfold.runtime import Model, interpreters
-from bnfold.runtime import frames as frame_files
-from bnfold.samples import LABELS
 from bnfold.signature import TensorSpec
 from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate, module_call, to_tensor
 
@@ -35,11 +33,15 @@ class Side:
         module: a torch module, or None.
         fold: a fold result, or None.
         artifacts: an artifact in each interpreter at hand; empty for torch.
+        findings: what is wrong with the artifact's file, though it can be run: it was changed.
+        sha256: of the checkpoint that it comes from, where that is known.
     """
 
     module: nn.Module | None = None
     fold: FoldResult | None = None
     artifacts: Sequence[ArtifactCandidate] = ()
+    findings: Sequence[Finding] = ()
+    sha256: str | None = None
 
     def inputs(self) -> tuple[TensorSpec, ...] | None:
         """What it takes, where that is known without samples."""
@@ -60,23 +62,36 @@ class Side:
         return dict(self.artifacts[0].model.manifest["noise_floor"]) if self.artifacts else {}
 
 
-def side(thing: Any) -> Side:
+def side(thing: Any, sha256: str | None = None) -> Side:
     """The side that ``thing`` is; an artifact given as a path is opened in every interpreter at hand.
+
+    An artifact whose bytes were changed after it was written is opened too, with a finding that says so: what
+    it computes now is just what a comparison is asked for.
+
+    Args:
+        thing: what was given.
+        sha256: of the checkpoint that a module was loaded from.
 
     Raises:
         VerifyError: nothing that can be compared (BNF-V031).
         ArtifactError, PlatformError: an artifact that cannot be opened.
     """
     if isinstance(thing, FoldResult):
-        return Side(fold=thing)
+        return Side(fold=thing, sha256=sha256)
     if isinstance(thing, nn.Module):
-        return Side(module=thing)
+        return Side(module=thing, sha256=sha256)
     if isinstance(thing, str | Path):
         data = manifest_file.read_bytes(thing)
-        manifest = manifest_file.parse(data, where=str(thing))
-        return Side(artifacts=open_all(data, manifest))
+        manifest, changed = manifest_file.examine(data, where=str(thing))
+        try:
+            return Side(
+                artifacts=open_all(data, manifest), findings=changed, sha256=manifest["source"]["sha256"]
+            )
+        except BnfoldError as error:
+            error.where = error.where or str(thing)
+            raise
     if isinstance(thing, Model):
-        return Side(artifacts=[ArtifactCandidate(thing)])
+        return Side(artifacts=[ArtifactCandidate(thing)], sha256=thing.manifest["source"]["sha256"])
     raise VerifyError(
         "BNF-V031",
         f"a {type(thing).__name__} cannot be compared",
@@ -119,56 +134,6 @@ def captured_of(reference: Side, example: tuple[Any, ...] | None) -> Captured | 
         return None
     assert example is not None
     return capture(reference.module, example)
-
-
-def guess_inputs(module: nn.Module, samples: Any) -> tuple[TensorSpec, ...]:
-    """What two plain modules take, from the samples alone: the first axis becomes a batch of one.
-
-    Raises:
-        VerifyError: the samples do not tell it (BNF-V032).
-    """
-    names = [
-        name
-        for name, parameter in inspect.signature(module.forward).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if isinstance(samples, str | Path):
-        samples = next(iter(frame_files.read(samples)))[1]
-        samples = _stacked(samples)
-    if isinstance(samples, Mapping):
-        arrays = {str(key): value for key, value in samples.items() if key in names or key != LABELS}
-        if len(arrays) == 1 and not set(arrays) & set(names):
-            arrays = {names[0]: next(iter(arrays.values()))}
-    elif hasattr(samples, "__array__"):
-        arrays = {names[0]: samples}
-    else:
-        raise VerifyError(
-            "BNF-V032",
-            "two plain modules do not say what they take, and neither do these samples",
-            where="samples",
-            fix="give an array or a dictionary of arrays by input name, or compare FoldResults",
-        )
-    ordered = [name for name in names if name in arrays]
-    if len(ordered) != len(arrays):
-        raise VerifyError(
-            "BNF-V032",
-            f"the samples are named {', '.join(arrays)}; forward takes {', '.join(names)}",
-            where="samples",
-            fix="name the arrays like forward's parameters",
-        )
-    return tuple(_spec(name, arrays[name]) for name in ordered)
-
-
-def _stacked(frame: Any) -> Any:
-    if isinstance(frame, Mapping):
-        return {key: np.asarray(value)[np.newaxis] for key, value in frame.items()}
-    return np.asarray(frame)[np.newaxis]
-
-
-def _spec(name: str, values: Any) -> TensorSpec:
-    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-    dtype = "float32" if array.dtype == np.float64 else str(array.dtype)
-    return TensorSpec(name, (1, *array.shape[1:]), dtype)
 
 
 def arguments(

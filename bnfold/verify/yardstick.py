@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bnfold.finding import Finding
 from bnfold.samples import Frames, Inputs
 from bnfold.signature import TensorSpec
-from bnfold.verify import findings, parity
+from bnfold.verify import findings, parity, randomness
 from bnfold.verify.accuracy import Accuracy, Judge, Metric, judge
 from bnfold.verify.candidates import Candidate
 from bnfold.verify.divergence import Divergence
@@ -133,12 +133,15 @@ class Measurement:
     remarks: list[Finding]
     worst: Inputs | None
 
-    def findings(self, divergence: Divergence | None = None) -> list[Finding]:
-        """An error for each output that failed, naming the first layer that diverges where it is known."""
+    def findings(self, divergence: Divergence | None = None, cause: str = "") -> list[Finding]:
+        """An error for each output that failed, naming the first layer that diverges where it is known.
+
+        ``cause`` is what to do where a difference is no wonder.
+        """
         failures = [
             found
             for result in self.parity
-            for found in findings.failed(result, self.different.get(result.output), divergence)
+            for found in findings.failed(result, self.different.get(result.output), divergence, cause)
         ]
         return failures + self.remarks
 
@@ -156,6 +159,7 @@ def build(
     noise_floor: Mapping[str, float] | None = None,
     metric: Metric | None = None,
     module: Candidate | None = None,
+    random: Collection[str] = (),
 ) -> Yardstick:
     """Run the reference and the original on every frame.
 
@@ -169,6 +173,7 @@ def build(
         metric: the user's own, instead of top-1.
         module: the user's module itself, as a third opinion: a graph that was captured wrongly would agree
             with its own float64 twin.
+        random: outputs that are known to be random: nothing can be said of them.
 
     Raises:
         VerifyError: labels that do not fit (BNF-V026), a metric that fails (BNF-V027).
@@ -181,12 +186,15 @@ def build(
     largest = {spec.name: 0.0 for spec in outputs}
     expected: list[dict[str, Array]] = []
     kept: list[dict[str, Array]] = []
+    unsteady: dict[str, float] = {}
     for i, inputs in enumerate(frames):
         compared = i % stride == 0
         judged = chosen is not None and i * frames.size < frames.given
         if not (compared or judged):
             continue
         rounded = original.run(inputs)
+        if i == 0:
+            unsteady = randomness.differing(rounded, original.run(inputs))
         if compared:
             exact = rounded if reference is original else reference.run(inputs)
             expected.append(exact)
@@ -202,8 +210,12 @@ def build(
         spec.name: parity.bound(floors[spec.name], largest[spec.name], exact=parity.is_exact(spec.dtype))
         for spec in outputs
     }
+    said.extend(randomness.seen({name: by for name, by in unsteady.items() if name not in random}))
     for spec in outputs:
-        said.extend(findings.about_reference(spec, bounds[spec.name], apart.errors[spec.name]))
+        if spec.name in random or spec.name in unsteady:
+            bounds[spec.name] = replace(bounds[spec.name], tolerance=math.nan)
+        else:
+            said.extend(findings.about_reference(spec, bounds[spec.name], apart.errors[spec.name]))
     accuracy = None
     if chosen is not None:
         before = chosen.score(kept, "original", original.runtime, kept)

@@ -327,6 +327,14 @@ def no_package(folder: Path) -> object:
     return bnfold.modelspec.build("no_such_package.nets:make")
 
 
+@case("L040", "tuples inside each other", "do not load the file")
+def bomb(folder: Path) -> object:
+    nested: object = ()
+    for _ in range(200):
+        nested = (nested,)
+    return read(saved(folder / "a.pt", {"state_dict": trained(), nested: 1}))
+
+
 @case("U043", "net.py:2  import no_such_package", "install no_such_package")
 def import_fails(folder: Path) -> object:
     return spec(folder, "import math\nimport no_such_package\n")
@@ -435,6 +443,12 @@ NOTES: dict[str, tuple[Callable[[Path], Path], Callable[[], nn.Module], dict[str
         Net,
         {"trust_pickle": True},
         "the pickle was trusted: code that it names may have run",
+    ),
+    "L109": (
+        lambda f: saved(f / "a.pt", {"ema": trained()}),
+        Net,
+        {},
+        '"ema" is used: averaged (EMA) weights are all that the file has',
     ),
 }
 

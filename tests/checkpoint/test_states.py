@@ -51,14 +51,69 @@ def test_averaged_weights_are_offered_by_name(tmp_path: Path) -> None:
 
 def test_averaged_weights_alone_are_used(tmp_path: Path) -> None:
     loaded = load_with_notes(saved(tmp_path / "a.pt", {"ema_state_dict": B}), Net)
-    assert (loaded.state, loaded.notes) == ("ema_state_dict", [])
+    assert loaded.state == "ema_state_dict"
+    assert [note.code for note in loaded.notes] == ["BNF-L109"]
     assert_holds(loaded.module, B)
+
+
+@pytest.mark.parametrize("other", [{"ema": B}, {"extra": {"x": torch.ones(3)}}, {"ema": {"model": B}}])
+def test_weights_at_the_top_are_used_and_not_what_is_nested_in_them(
+    tmp_path: Path, other: dict[str, object]
+) -> None:
+    path = saved(tmp_path / "a.pt", {**A, **other})
+    loaded = load_with_notes(path, Net)
+    assert_holds(loaded.module, A)
+    (note,) = loaded.notes
+    assert note.code == "BNF-L101"
+    assert note.evidence["others"] == [name for name in read(path).state_dicts if name != loaded.state]
+
+
+def test_weights_at_the_top_beside_a_key_of_their_usual_name(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {**A, "state_dict": B})
+    loaded = load_with_notes(path, Net)
+    assert_holds(loaded.module, B)
+    assert loaded.notes[0].remedy == "to use it instead: --state /"
+    assert_holds(load(path, Net, state="/"), A)
+
+
+def test_weights_at_the_top_that_cannot_be_used_do_not_give_way_to_an_average(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {**A, "epoch": 3, "ema": B})
+    error_of(lambda: load(path, Net), "L018")
+    assert_holds(load(path, Net, state="ema"), B)
+
+
+def test_the_weights_of_one_layer_beside_their_average(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2, bias=False)
+    content = {"weight": torch.ones(2, 2), "ema": {"weight": torch.zeros(2, 2)}}
+    path = saved(tmp_path / "a.pt", content)
+    assert load(path, layer).weight.equal(torch.ones(2, 2))
+
+
+def test_tensors_that_are_no_weights_beside_a_state_dict(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"model": A, "epoch": torch.tensor(3), "class_weights": torch.ones(3)})
+    assert list(read(path).state_dicts) == ["model"]
+
+
+def test_a_mapping_that_is_referred_to_again_and_again_is_looked_at_once(tmp_path: Path) -> None:
+    inner: object = {"x": 1}
+    for _ in range(3):
+        inner = {f"k{i}": inner for i in range(400)}
+    error_of(lambda: read(saved(tmp_path / "a.pt", inner)), "L015")
+    twice = {f"k{i}": A for i in range(400)}
+    found = read(saved(tmp_path / "c.pt", {f"k{i}": twice for i in range(400)}))
+    assert list(found.state_dicts) == [f"k0/k{i}" for i in range(400)]
+    circle: dict[str, object] = dict(A)
+    circle["again"] = circle
+    path = saved(tmp_path / "b.pt", circle)
+    error_of(lambda: load(path, Net), "L018")
 
 
 def test_averaged_weights_under_a_prefix_of_the_same_state_dict(tmp_path: Path) -> None:
     content = {"state_dict": prefixed("model.", A) | prefixed("model_ema.", B)}
     path = saved(tmp_path / "a.ckpt", content)
-    assert error_of(lambda: load(path, Net), "L010").fix == "--strip-prefix model. (or model_ema.)"
+    assert error_of(lambda: load(path, Net), "L010").fix == (
+        "--strip-prefix model. (or model_ema. with the averaged (EMA) weights)"
+    )
     assert_holds(load(path, Net, strip_prefix="model."), A)
     assert_holds(load(path, Net, strip_prefix="model_ema."), B)
 

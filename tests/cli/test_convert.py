@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +219,100 @@ def test_verify_passes_and_fails(
     assert bad.status == 1
     assert bad.document["passed"] is False
     assert bad.document["findings"][0]["code"] == "BNF-V001"
+    assert "made from another checkpoint" in bad.document["findings"][0]["remedy"]
     assert "FAILED" in cli("verify", "other.pt", "out/best.onnx", *options[:-1], "text").out
     two = cli("verify", "out/best.onnx", "out/best.tflite", "--samples", "frames.npy")
     assert two.status == 0, two.err
+
+
+def test_verify_measures_a_changed_artifact_and_fails(
+    cli: Cli, converted: Result, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    model = onnx.load(folder / "out" / "best.onnx")
+    model.producer_name = "somebody"
+    onnx.save(model, tmp_path / "same.onnx")
+    monkeypatch.chdir(folder)
+    options = ("--model", "net.py:Net", "--samples", "frames.npy")
+    result = cli("verify", "best.pt", tmp_path / "same.onnx", *options, "--format", "json")
+    assert (result.status, result.document["passed"]) == (1, False)
+    assert [row["passed"] for row in result.document["parity"]] == [True]
+    assert [found["code"] for found in result.document["findings"]] == ["BNF-M007"]
+    assert cli("inspect", tmp_path / "same.onnx").status == 2
+
+
+def test_verify_two_checkpoints_on_images(
+    cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Images have the networks' own size here; what was assumed is told."""
+    monkeypatch.chdir(folder)
+    options = ("--model", "net.py:Net", "--samples", "frames.npy", "--format", "json")
+    result = cli("verify", "best.pt", "best.pt", *options)
+    assert result.status == 0, result.err
+    assert [(row["candidate"], row["passed"]) for row in result.document["parity"]] == [("torch", True)]
+    found = {entry["code"]: entry for entry in result.document["findings"]}
+    assert sorted(found) == ["BNF-V015", "BNF-V016"]
+    assert found["BNF-V016"]["evidence"] == {"shape": [1, 1, 8, 8]}
+    assert found["BNF-V015"]["evidence"]["normalisation"]["scale"] == 1 / 255
+    # the same difference between the two networks as on inputs that are prepared here
+    said = ("--scale", "1/128", "--mean", "0.5", "--std", "0.25", "--input", "1x1x8x8")
+    images = cli("verify", "best.pt", "other.pt", *options, *said)
+    assert images.status == 1
+    assert [entry["code"] for entry in images.document["findings"]] == ["BNF-V001"]
+    prepared = (np.stack([frame(seed) for seed in range(20)])[:, None] / 128 - 0.5) / 0.25
+    np.save(tmp_path / "prepared.npy", prepared.astype(np.float32))
+    floats = cli("verify", "best.pt", "other.pt", *options[:2], "--samples", tmp_path / "prepared.npy",
+                 "--format", "json")  # fmt: skip
+    assert [entry["code"] for entry in floats.document["findings"]] == ["BNF-V001"]
+    errors = [result.document["parity"][0]["max_abs_error"] for result in (images, floats)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-6)
+    np.save(tmp_path / "large.npy", np.zeros((16, 9, 9), np.uint8))
+    large = (*options[:2], "--samples", tmp_path / "large.npy")
+    refused = cli("verify", "best.pt", "best.pt", *large)
+    assert refused.status == 2
+    assert "error[BNF-V032]: the samples were taken for image: float32 (1, 1, 9, 9)" in refused.err
+    assert "--input" in refused.err
+    assert cli("verify", "best.pt", "best.pt", *large, "--input", "1x1x8x8").status == 0
+
+
+@pytest.mark.parametrize("option", [("--mean", "0.5"), ("--color", "gray"), ("--input", "1x1x8x8")])
+def test_verify_is_not_told_what_an_artifact_says(
+    cli: Cli, converted: Result, folder: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(folder)
+    result = cli("verify", "out/best.onnx", "out/best.onnx", "--samples", "frames.npy", *option)
+    assert result.status == 2
+    assert result.err.startswith("error[BNF-U012]: an artifact says itself what it takes")
+    assert f"{option[0]}, with out/best.onnx" in result.err
+
+
+def test_a_trusted_pickle_finds_the_classes_that_the_model_option_finds(shell: Cli, tmp_path: Path) -> None:
+    """A whole module, pickled where its class was imported from a package, or from beside the script."""
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "nets.py").write_text(MODEL)
+    save = "import torch; from {0} import Net; torch.manual_seed(0); torch.save(Net(), {1!r})"
+    for name, place in (("zoo.nets", tmp_path), ("nets", tmp_path / "zoo")):
+        code = save.format(name, str(tmp_path / f"{name}.pt"))
+        subprocess.run([sys.executable, "-c", code], cwd=place, check=True, capture_output=True)
+    # as the console script is started: nothing of the current folder is on sys.path
+    clean = "import sys; sys.path[:] = [p for p in sys.path if p]"
+    for file, model in (("zoo.nets.pt", "zoo.nets:Net"), ("nets.pt", "zoo/nets.py:Net")):
+        options = ("--model", model, "--input", "1x1x8x8", "-o", "out", "--format", "json")
+        result = shell("convert", file, *options, "--trust-pickle", code=clean, cwd=tmp_path)
+        assert result.status == 0, result.err
+        assert result.document["passed"]
+        refused = shell("convert", file, *options, code=clean, cwd=tmp_path)
+        assert refused.document["error"]["code"] in ("BNF-L002", "BNF-L029")
+
+
+def test_an_unknown_rule_gets_the_list(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold.fold.rules import all_rules
+
+    monkeypatch.chdir(folder)
+    result = cli("convert", "best.pt", *AS, "--skip", "nope")
+    assert result.status == 2
+    assert ", ".join(rule.name for rule in all_rules()) in result.err
 
 
 def test_verify_needs_the_network_of_a_checkpoint(

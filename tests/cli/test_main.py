@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from bnfold_cli import main as cli_main
+from bnfold_cli import invocation
 from bnfold_cli.command import Context, Outcome
 
 from bnfold import __version__
@@ -166,8 +166,8 @@ def test_verbose_names_the_stages_on_standard_error(cli: Cli, monkeypatch: pytes
 
 
 def test_commands_and_planned_commands_do_not_overlap() -> None:
-    assert tuple(cli_main.COMMANDS) == COMMANDS
-    assert not set(cli_main.COMMANDS) & set(cli_main.PLANNED)
+    assert tuple(invocation.COMMANDS) == COMMANDS
+    assert not set(invocation.COMMANDS) & set(invocation.PLANNED)
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
@@ -221,6 +221,56 @@ entry()
     assert err.startswith("error[BNF-U130]: interrupted")
     assert len(err.splitlines()) == 1
     assert json.loads(out)["error"]["code"] == "BNF-U130"
+
+
+def test_ctrl_c_while_modules_are_loading(tmp_path: Path) -> None:
+    program = """
+import sys
+from bnfold_cli.main import entry
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[-1]:
+            sys.meta_path.remove(self)
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+module = sys.argv.pop()
+sys.argv.append(module)
+entry()
+"""
+    for module in ("bnfold_cli.invocation", "bnfold.report", "bnfold_cli.config", "bnfold_cli.failure"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "rules", "--format", "json", module],
+            capture_output=True, text=True, cwd=tmp_path, check=False,
+        )  # fmt: skip
+        assert done.returncode == 130, done.stderr
+        assert done.stderr == "error[BNF-U130]: interrupted; no unfinished artifact was left behind\n"
+        assert json.loads(done.stdout)["error"]["code"] == "BNF-U130"
+
+
+def test_a_second_ctrl_c_changes_nothing(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, atexit
+from bnfold_cli import failure
+from bnfold_cli.main import entry
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+real = failure.as_bnfold_error
+import bnfold_cli.invocation as invocation
+def again(exception, command):
+    if not seen:
+        seen.append(1)
+        raise KeyboardInterrupt
+    return real(exception, command)
+seen = []
+invocation.as_bnfold_error = again
+entry()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, "nonsense"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("error[BNF-U130]")
+    assert len(done.stderr.splitlines()) == 1
 
 
 HEAVY = ("torch", "onnx", "scipy", "pandas", "matplotlib", "PIL", "rich", "onnxruntime")

@@ -105,6 +105,37 @@ def test_self_test_passes_and_fails(cli: Cli, halves: Path, wrong_halves: Path) 
     assert "FAILED" in bad.out
 
 
+def test_the_self_test_of_a_changed_file_shows_whether_it_answers_alike(
+    cli: Cli, halves: Path, left_bright: Path
+) -> None:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(halves)
+    model.producer_name = "somebody"
+    onnx.save(model, "same.onnx")
+    bias = next(t for t in model.graph.initializer if t.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(np.array([0, 0, 0.75], np.float32), "b"))
+    onnx.save(model, "bad.onnx")
+    for name, error in (("same.onnx", 0.0), ("bad.onnx", 0.25)):
+        result = cli("run", name, "--self-test", "--format", "json")
+        assert (result.status, result.document["passed"]) == (1, False)
+        [check] = result.document["self_test"]
+        assert (check["max_abs_error"], check["passed"]) == (error, error == 0)
+        [found] = result.document["findings"]
+        assert (found["code"], found["severity"], found["where"]) == ("BNF-M007", "error", name)
+    text = cli("run", "same.onnx", "--self-test")
+    assert text.status == 1
+    assert "error[BNF-M007] same.onnx" in text.out
+    assert "FAILED" in text.out
+    for arguments in (["bad.onnx", left_bright], ["bad.onnx", left_bright, "--self-test"]):
+        refused = cli("run", *arguments)
+        assert (refused.status, refused.out) == (2, "")
+        assert refused.err.startswith("error[BNF-M007]")
+    Path("half.onnx").write_bytes(halves.read_bytes()[:100])
+    assert cli("run", "half.onnx", "--self-test").status == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -114,7 +145,7 @@ def test_self_test_passes_and_fails(cli: Cli, halves: Path, wrong_halves: Path) 
         (["HALVES", "nothing.png"], "BNF-R001"),
         (["HALVES", "text.png"], "BNF-R002"),
         (["HALVES", "wide.npy"], "BNF-R010"),
-        (["HALVES", "nan.npy"], "BNF-R016"),
+        (["HALVES", "nan.npy"], "BNF-R018"),
         (["HALVES", "left.pgm", "--output", "logits"], "BNF-U062"),
         (["HALVES", "left.pgm", "--runtime", "tflite-runtime"], "BNF-U060"),
         (["HALVES", "left.pgm", "--threads", "0"], "BNF-U010"),

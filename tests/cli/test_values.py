@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bnfold_cli import values
+from bnfold_cli.invocation import parser_of
 from bnfold_cli.values import InputSpec
 
 from bnfold.errors import UsageError
@@ -85,3 +86,21 @@ def test_what_is_not_built_yet_is_refused_by_name() -> None:
     with pytest.raises(UsageError) as caught:
         precision("fp8")
     assert caught.value.code == "BNF-U010"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        (["--std", "0"], "--std 0"),
+        (["--scale", "abc"], "--scale abc"),
+        (["--to", "onnx,foo"], "--to onnx,foo"),
+        (["--mean=1,,2"], "--mean 1,,2"),
+        (["--opset", "x"], "--opset x"),
+    ],
+)
+def test_a_value_that_is_refused_is_shown_with_its_option(arguments: list[str], where: str) -> None:
+    parser = parser_of("convert")
+    assert parser is not None
+    with pytest.raises(UsageError) as caught:
+        parser.parse(["net.pt", *arguments])
+    assert (caught.value.code, caught.value.where) == ("BNF-U010", where)

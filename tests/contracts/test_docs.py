@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +22,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 def tool(name: str) -> ModuleType:
     """A script in docs/ as a module."""
-    import sys
-
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -125,7 +127,7 @@ def test_the_configuration_that_is_shown_is_one() -> None:
     import tomllib
 
     from bnfold_cli import config
-    from bnfold_cli.main import parser_of
+    from bnfold_cli.invocation import parser_of
 
     shown = 0
     for page in PAGES:
@@ -147,7 +149,25 @@ def test_every_extra_that_a_page_names_is_there() -> None:
 
 
 def test_every_command_that_is_built_has_its_section() -> None:
-    from bnfold_cli.main import COMMANDS
+    from bnfold_cli.invocation import COMMANDS
 
     text = (ROOT / "docs" / "command_line.md").read_text("utf-8")
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(COMMANDS)
+
+
+def test_the_guide_s_rule_works(tmp_path: Path) -> None:
+    """The rule in docs/writing_a_rule.md, saved where the guide says, passes the contract of every rule."""
+    text = (ROOT / "docs" / "writing_a_rule.md").read_text("utf-8")
+    found = re.search(r"<!-- (\w+\.py) -->\n```py\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    for part in ("bnfold", "tests/fold"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "bnfold" / "fold" / "rules" / found[1]).write_text(found[2], "utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/fold/test_rules.py"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [*command, "-k", "negation", "--rootdir", str(tmp_path)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout

@@ -58,7 +58,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
             a=nn.BatchNorm2d(4),
             b=nn.BatchNorm2d(4),
         ),
-        {"a": "kept", "b": "kept"},
+        {"a": "reduced", "b": "reduced"},  # a goes into the conv, b undoes it: two for both
     ),
     "one pair called twice": (
         lambda: Net(lambda m, x: m.bn(m.c(x)) + m.bn(m.c(2 * x)), c=conv(), bn=nn.BatchNorm2d(4)),

@@ -21,15 +21,17 @@ def _weights(change: Callable[[str, Array], Array]) -> Mutation:
     return lambda move: replace(move, weights={k: change(k, v) for k, v in move.weights.items()})
 
 
-def _affines(change: Callable[[Affine], Affine]) -> Mutation:
-    """Change what is pending after the move."""
+def _affines(change: Callable[[Affine], Affine], *, both: bool = False) -> Mutation:
+    """Change what is pending after the move: before the operator, else behind it, or on both sides."""
 
     def one(pending: Pending) -> Pending:
         return Pending(change(pending.affine), pending.axis)
 
     def mutate(move: Move) -> Move:
-        after = None if move.after is None else one(move.after)
-        return replace(move, after=after, before={node: one(p) for node, p in move.before.items()})
+        before = {node: one(pending) for node, pending in move.before.items()}
+        if before and not both:  # two wrong signs would make a right one
+            return replace(move, before=before)
+        return replace(move, before=before, after=None if move.after is None else one(move.after))
 
     return mutate
 
@@ -37,7 +39,7 @@ def _affines(change: Callable[[Affine], Affine]) -> Mutation:
 def _no_shift(move: Move) -> Move:
     """Forget the shift: of the bias, and of what is pending."""
     weights = {name: value for name, value in move.weights.items() if name != "bias"}
-    without = _affines(lambda a: replace(a, shift=np.zeros_like(a.shift), map=None))
+    without = _affines(lambda a: replace(a, shift=np.zeros_like(a.shift), map=None), both=True)
     return without(replace(move, weights=weights))
 
 

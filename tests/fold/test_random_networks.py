@@ -1,11 +1,14 @@
 """Random small networks: whatever is built around a BatchNorm, the fold is exact or leaves it in place.
 
-Channel counts are drawn from a few small numbers, so that axes of equal size (which hide a mixed-up axis) are
-as common as distinct ones.
+``BNFOLD_RANDOM_NETWORKS`` says how many are built. Channel counts are drawn from a few small numbers, so that
+axes of equal size (which hide a mixed-up axis) are as common as distinct ones.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -72,12 +75,20 @@ def chains(draw: st.DrawFn) -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), inputs
 
 
-SETTINGS = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+EXAMPLES = int(os.environ.get("BNFOLD_RANDOM_NETWORKS", "200"))
 
 
-@SETTINGS
+def examples(share: float) -> settings:
+    """A share of all the random networks; the same ones every time."""
+    return settings(
+        max_examples=round(EXAMPLES * share),
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
+
+@examples(0.2)
 @given(chains(), st.integers(0, 2**16))
 def test_chains(network: tuple[nn.Module, int], seed: int) -> None:
     body, channels = network
@@ -103,7 +114,7 @@ class Branches(nn.Module):
         return (*outputs, y) if self.raw else outputs
 
 
-@SETTINGS
+@examples(0.2)
 @given(
     st.lists(
         st.sampled_from(["conv", "padded conv", "conv norm", "norm", "norm conv"]), min_size=1, max_size=3
@@ -130,6 +141,127 @@ def test_branches(kinds: list[str], channels: int, normalised: bool, raw: bool, 
     module = draw_statistics(Branches(stem, [built[kind] for kind in kinds], raw), seed)
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     check_fold(module, fold(module, (x,)), (x,))
+
+
+# --- programs: any operator that a rule knows, on any earlier value -----------------------------------------
+
+
+@dataclass(frozen=True)
+class Call:
+    """One step: what to do, on which earlier values, and which of the layers to use."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    layer: int = 0
+
+
+_NORMS = ("norm", "norm", "norm")
+_POINTWISE = ("relu", "relu6", "leaky", "prelu", "abs", "sigmoid", "gelu", "tanh")
+_LAYERS = ("conv", "padded", "depthwise", "grouped", "transposed", "pointwise")
+_MOVES = ("max pool", "avg pool", "counted", "shuffle", "transpose", "upsample", "zeros", "reflect", "tokens")
+_OWN = ("layer scale", "own shift", "halve")
+_PAIRS = ("add", "add", "sub", "cat", "gate")
+_KINDS = _NORMS + _POINTWISE + _LAYERS + _MOVES + _OWN + _PAIRS
+
+
+class Program(nn.Module):
+    """Runs calls in order on values (batch, 4, 6, 6); a layer that is drawn twice is shared."""
+
+    def __init__(self, calls: list[Call], outputs: tuple[int, ...]) -> None:
+        super().__init__()
+        self.calls, self.outputs = calls, outputs
+        c = 4
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=i != 2) for i in range(4))
+        self.convs = nn.ModuleDict(
+            {
+                "conv": nn.Conv2d(c, c, 3, bias=False),
+                "padded": nn.Conv2d(c, c, 3, padding=1),
+                "depthwise": nn.Conv2d(c, c, 3, padding=1, groups=c),
+                "grouped": nn.Conv2d(c, c, 3, padding=1, groups=2),
+                "transposed": nn.ConvTranspose2d(c, c, 3, padding=1, groups=2),
+                "pointwise": nn.Conv2d(c, c, 1),
+            }
+        )
+        self.narrow = nn.Conv2d(2 * c, c, 1)
+        self.linear = nn.Linear(c, c)
+        self.prelu = nn.PReLU(c)
+        self.scale, self.shift = nn.Parameter(torch.randn(c, 1, 1)), nn.Parameter(torch.randn(1, c, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        values = [x]
+        for call in self.calls:
+            values.append(self._run(call, *(values[i] for i in call.inputs)))
+        return tuple(values[i] for i in self.outputs)
+
+    def _run(self, call: Call, x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        kind = call.kind
+        if kind == "norm":
+            return self.norms[call.layer % 4](x)
+        if kind == "conv":
+            return F.pad(self.convs["conv"](x), (1, 1, 1, 1), "replicate")
+        if kind in self.convs:
+            return self.convs[kind](x)
+        if y is not None:
+            joined: dict[str, Callable[[], torch.Tensor]] = {
+                "add": lambda: x + y,
+                "sub": lambda: x - y,
+                "cat": lambda: self.narrow(torch.cat([x, y], 1)),
+                "gate": lambda: x * torch.sigmoid(y.mean((2, 3), keepdim=True)),
+            }
+            return joined[kind]()
+        unary: dict[str, Callable[[], torch.Tensor]] = {
+            "relu": lambda: F.relu(x),
+            "relu6": lambda: F.relu6(x),
+            "leaky": lambda: F.leaky_relu(x, 0.1),
+            "prelu": lambda: self.prelu(x),
+            "abs": lambda: x.abs(),
+            "sigmoid": lambda: torch.sigmoid(x),
+            "gelu": lambda: F.gelu(x),
+            "tanh": lambda: torch.tanh(x),
+            "max pool": lambda: F.max_pool2d(x, 3, 1, 1),
+            "avg pool": lambda: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False),
+            "counted": lambda: F.avg_pool2d(x, 3, 1, 1),
+            "shuffle": lambda: F.channel_shuffle(x, 2),
+            "transpose": lambda: x.transpose(2, 3),
+            "upsample": lambda: F.interpolate(x, scale_factor=2.0, mode="bilinear")[:, :, 3:9, 2:8],
+            "zeros": lambda: F.pad(x[:, :, 1:-1, 1:-1], (1, 1, 1, 1)),
+            "reflect": lambda: F.pad(x[:, :, 1:-1, 1:-1], (1, 1, 1, 1), "reflect"),
+            "tokens": lambda: self.linear(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape),
+            "layer scale": lambda: x * self.scale,
+            "own shift": lambda: x + self.shift,
+            "halve": lambda: 0.5 * x,
+        }
+        return unary[kind]()
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> Program:
+    """Calls on recent values more often than on old ones; a BatchNorm is certain."""
+    calls: list[Call] = []
+    for i in range(draw(st.integers(3, 9))):
+        kind = "norm" if i == 1 else draw(st.sampled_from(_KINDS))
+        recent = st.integers(max(0, i - 2), i)
+        first = draw(recent)
+        inputs = (first, draw(recent.filter(lambda j, k=first: j != k))) if kind in _PAIRS and i else (first,)
+        if kind in _PAIRS and len(inputs) == 1:
+            kind = "sigmoid"
+        calls.append(Call(kind, inputs, draw(st.integers(0, 3))))
+    last = len(calls)
+    outputs = (last, draw(st.integers(1, last))) if draw(st.booleans()) else (last,)
+    return Program(calls, tuple(dict.fromkeys(outputs)))
+
+
+@examples(0.6)
+@given(programs(), st.integers(0, 2**16))
+def test_programs(program: Program, seed: int) -> None:
+    torch.manual_seed(seed)
+    for parameter in program.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    module = draw_statistics(program, seed)
+    x = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(seed))
+    result = fold(module, (x,))
+    check_fold(module, result, (x,))
+    assert not [node for node in result.module.body.graph.nodes if node.target in BATCH_NORMS]
 
 
 @pytest.mark.parametrize("shape", [(5, 5), (4, 4, 4), (3, 3, 3, 3), (2, 2, 2, 2, 2)])

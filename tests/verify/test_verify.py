@@ -134,17 +134,17 @@ def test_outputs_that_are_not_finite_are_never_equal() -> None:
 
 
 def test_a_captured_graph_that_is_not_the_module_is_found() -> None:
-    class Counts(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.calls = 0
+    class Hides(nn.Module):
+        """Branches on values where the export does not look, and not on the example."""
 
         def forward(self, x: Tensor) -> Tensor:
-            self.calls += 1
-            return x * self.calls
+            if not torch.compiler.is_exporting() and bool(x.abs().max() > 1):
+                return x * 2
+            return x + 0
 
-    module = Counts()
-    comparison = compare(module, fold(module, (torch.ones(1, 4),)), frames(16, (1, 4)))
+    module, inputs = Hides(), frames(16, (1, 4))
+    inputs[0] = 1  # the example of the comparison, on which capture sees nothing wrong either
+    comparison = compare(module, fold(module, (torch.ones(1, 4),)), inputs)
     assert "BNF-V004" in codes(comparison)
     assert not comparison.passed
 

@@ -6,7 +6,7 @@ operator's output (backward) or on its input (forward), and answers with a :clas
 
     backward:   A(op(x, y))     =  move.after( op'( move.before[x](x), move.before[y](y) ) )
     forward:    op(A(x), y)     =  move.after( op'( x, move.before[y](y) ) )
-    merge:      op(f(x), g(x))  =  f'(x)
+    merge:      op(f(x), g(x))  =  f'(x),  op(f(x))  =  f'(x)
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Compose(Rule):
                 "two",
                 lambda: nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3)),
                 (2, 3, 4, 5),
-                ("folded", "kept"),
+                ("reduced", "reduced"),  # what is left belongs to both
             ),
             Case(
                 "three, then a linear layer",

@@ -27,9 +27,9 @@ class HomogeneousBackward(Rule):
     operators = _homogeneous.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        affine = pending.affine
-        if not _homogeneous.keeps_axis(operator, pending.axis):
-            return Refusal("it pools over the BatchNorm's channels")
+        affine, axis = pending.affine, _homogeneous.input_axis(operator, pending.axis)
+        if axis is None:
+            return Refusal("the channels of the BatchNorm are not those of its input")
         if affine.map is not None:
             return Refusal("a shift that differs at the border cannot pass")
         sign = np.where(affine.scale < 0, -1.0, 1.0)
@@ -44,7 +44,7 @@ class HomogeneousBackward(Rule):
         if before.is_identity:
             return Refusal("only the sign and the shift are left, which cannot pass")
         return Move(
-            before={operator.data: Pending(before, pending.axis)}, after=left_behind(after, pending.axis)
+            before={operator.data: Pending(before, axis)}, after=left_behind(after, pending.axis)
         )
 
     def cases(self) -> list[Case]:

@@ -32,14 +32,15 @@ class HomogeneousForward(Rule):
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         affine, target = pending.affine, operator.node.target
-        if not _homogeneous.keeps_axis(operator, pending.axis):
-            return Refusal("it pools over the BatchNorm's channels")
+        axis = _homogeneous.output_axis(operator, pending.axis)
+        if axis is None:
+            return Refusal("it takes the maximum over the BatchNorm's channels")
         if affine.map is not None or (affine.has_shift and not _homogeneous.passes_shift(operator)):
             return Refusal("a shift cannot pass")
         if target is aten.abs.default:
-            return Move(after=Pending(Affine(np.abs(affine.scale), affine.shift), pending.axis))
+            return Move(after=Pending(Affine(np.abs(affine.scale), affine.shift), axis))
         if (affine.scale > 0).all():
-            return Move(after=pending)
+            return Move(after=Pending(affine, axis))
         if target in _monotone.LEAKY and (affine.scale != 0).all():
             return self._turned(operator, pending)
         return Refusal("a scale that is not positive cannot pass")
@@ -66,9 +67,15 @@ class HomogeneousForward(Rule):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return x.abs()
 
+        class Maximum(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return x.amax((2, 3))
+
+        def norm() -> nn.Module:
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(4, affine=False))  # every scale is positive
+
         def before(f: nn.Module) -> nn.Module:
-            norm = nn.BatchNorm2d(4, affine=False)  # every scale is positive
-            return nn.Sequential(nn.Sigmoid(), norm, f, nn.Conv2d(4, 3, 3, padding=1))
+            return nn.Sequential(norm(), f, nn.Conv2d(4, 3, 3, padding=1))
 
         def signed(f: nn.Module) -> nn.Module:
             return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(4), f, nn.Conv2d(4, 3, 1))
@@ -80,5 +87,11 @@ class HomogeneousForward(Rule):
             Case("leaky relu, both signs", lambda: signed(nn.LeakyReLU(0.1)), (4, 4, 5, 5), ("reduced",)),
             Case("prelu, both signs", lambda: signed(nn.PReLU(4)), (2, 4, 5, 6), ("reduced",)),
             Case("abs, both signs", lambda: signed(Abs()), (2, 4, 5, 6), ("reduced",)),
+            Case(
+                "global maximum",
+                lambda: nn.Sequential(norm(), Maximum(), nn.Linear(4, 3)),
+                (4, 4, 4, 4),
+                ("folded",),
+            ),
             Case("max pool, both signs", lambda: signed(nn.MaxPool2d(2)), (4, 4, 4, 4), ("reduced",)),
         ]

@@ -1,7 +1,9 @@
 """An affine before padding moves behind it, so that a convolution there can take it.
 
-    pad(s x + t)  =  s pad(x) + t        where the padding repeats real values (reflect, replicate, circular)
-    pad(s x)      =  s pad(x)            where it adds zeros
+    pad(s x + t)  =  s pad(x) + t    where the padding repeats real values
+    pad(s x)      =  s pad(x)        where it adds zeros
+
+Reflecting, replicating and circular padding repeat real values.
 
 Refuses: a shift before zeros (the border would become t), and any other constant value.
 """

@@ -1,7 +1,7 @@
 """An affine on one term of a sum moves behind it; the other term is divided by the scale.
 
     (s * x + t) + y  =  s * (x + y / s) + t
-    (x + t) + y      =  (x + y) + t                    a shift alone needs nothing of the other term
+    (x + t) + y      =  (x + y) + t  =  x + (y + t)        a shift alone may go to the other term
 
 1 / s is pending on the other term and goes on to its producer, or meets an affine that is pending there
 already: a residual stream of which both terms are normalised keeps one multiplication, not two.
@@ -33,7 +33,11 @@ class SumForward(Rule):
         other = b if operator.edge is a else a
         after = affine.negated_shift() if operator.edge is b and sign < 0 else affine
         if not affine.has_scale:
-            return Move(after=Pending(after, pending.axis))
+            beside = affine if sign > 0 else affine.negated_shift()
+            return (
+                Move(after=Pending(after, pending.axis)),
+                Move(before={other: Pending(beside, pending.axis)}),
+            )
         inverse = affine.inverse_scale()
         if inverse is None:
             return Refusal("a scale near 0 cannot be divided by")
@@ -54,8 +58,17 @@ class SumForward(Rule):
                 w: torch.Tensor = self.conv(y + z if self.sign > 0 else z - y)
                 return w
 
+        class Returned(Sum):
+            def __init__(self) -> None:
+                super().__init__(both=False)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor = self.norm(torch.sigmoid(x)) + self.other(torch.tanh(x))
+                return y
+
         return [
             Case("a conv beside it", lambda: Sum(both=False), (2, 3, 4, 5), ("folded",)),
             Case("subtracted from a conv", lambda: Sum(both=False, sign=-1), (3, 3, 3, 3), ("folded",)),
+            Case("a conv beside it, the sum an output", Returned, (2, 3, 4, 5), ("reduced",)),
             Case("a BatchNorm beside it", lambda: Sum(both=True), (2, 3, 4, 5), ("reduced", "folded")),
         ]

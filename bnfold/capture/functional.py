@@ -1,0 +1,212 @@
+"""Writing in place made functional: ``relu_(x)`` becomes ``relu(x)``, and later readers of x read that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from bnfold import graph as g
+from bnfold.capture.aliases import Aliases, is_mutable, written_arguments
+from bnfold.capture.failures import user_line
+from bnfold.errors import CaptureError
+
+aten = torch.ops.aten
+
+_DROPOUT = {
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout.default,
+    aten.feature_dropout_.default,
+    aten.alpha_dropout.default,
+    aten.alpha_dropout_.default,
+    aten.feature_alpha_dropout.default,
+    aten.feature_alpha_dropout_.default,
+}
+_SAME_TENSOR = {aten.alias.default, aten.detach.default, aten.detach_.default, aten.lift_fresh.default}
+_CASTS = {
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten.type_as.default,
+}
+# these change what a tensor looks at in a way that has no functional form
+_RESHAPING = {"resize_", "resize_as_", "set_", "as_strided_", "swap_"}
+
+
+def make_functional(graph: fx.Graph) -> None:
+    """Remove every write, exactly or not at all.
+
+    A write is exact to remove when no other value that shares memory with the target, and existed before
+    the write, is read after it. A write to the module's own state may go when the result depends on nothing
+    that is in that memory: a counter.
+
+    Raises:
+        CaptureError: the result depends on state that forward writes (BNF-C005), a write through a view that
+            is read elsewhere (BNF-C006), a write without a functional form (BNF-C007).
+    """
+    _drop_unread(graph)
+    for node in list(graph.nodes):
+        if _is_view_change(node):
+            _replace(graph, node, {n: i for i, n in enumerate(graph.nodes)})
+    for node in list(graph.nodes):
+        if is_same_tensor(node):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    aliases = Aliases(graph, traced=True)
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    state = [node for node in graph.nodes if node.op == "get_attr"]
+    kept: list[tuple[fx.Node, fx.Node]] = []
+    for node in list(graph.nodes):
+        if not is_mutable(node):
+            continue
+        targets = written_arguments(node)
+        kept_here = [t for t in targets if any(aliases.overlap(t, attribute) for attribute in state)]
+        kept.extend((node, target) for target in kept_here)
+        if kept_here:
+            continue
+        if len(targets) != 1 or targets[0] is not node.args[0]:
+            raise _no_functional_form(node)
+        target = targets[0]
+        _require_unshared(node, target, aliases, order)
+        new = _replace(graph, node, order)
+        aliases.take_place(new, target)
+    _forget_state(graph, kept, aliases)
+
+
+def is_same_tensor(node: fx.Node) -> bool:
+    """Whether an operator gives its own input back, whatever its memory layout: not a copy of it."""
+    if node.op != "call_function":
+        return False
+    if node.target in _SAME_TENSOR:
+        return True
+    if node.target in _DROPOUT:
+        arguments = g.arguments(node)
+        return not arguments["train"] or arguments["p"] == 0
+    if node.target in _CASTS:
+        arguments = g.arguments(node)
+        layout = arguments.get("memory_format")
+        plain = not arguments.get("copy") and layout in (None, torch.preserve_format)
+        return plain and is_same_type(node)
+    return False
+
+
+def is_same_type(node: fx.Node) -> bool:
+    """Whether a cast's result has its input's dtype and device."""
+    source = node.args[0]
+    return (
+        isinstance(source, fx.Node)
+        and g.value(node).dtype == g.value(source).dtype
+        and g.value(node).device == g.value(source).device
+    )
+
+
+def _drop_unread(graph: fx.Graph) -> None:
+    """A value that nothing reads cannot see a write."""
+    graph.eliminate_dead_code(
+        is_impure_node=lambda node: node.op in ("placeholder", "output") or is_mutable(node)
+    )
+
+
+def _is_view_change(node: fx.Node) -> bool:
+    """``squeeze_`` and its like: the target looks at its memory in another way, and no value changes."""
+    return (
+        is_mutable(node)
+        and torch.Tag.inplace_view in node.target.tags  # type: ignore[union-attr]
+        and node.target is not aten.detach_.default
+    )
+
+
+def _require_unshared(node: fx.Node, target: fx.Node, aliases: Aliases, order: dict[fx.Node, int]) -> None:
+    position = order[node]
+    for other in node.graph.nodes:
+        if other is target or other is node or order[other] >= position:
+            continue  # what is cut from the target later is cut from the result
+        read_later = any(order[user] > position for user in other.users)
+        if read_later and aliases.overlap(other, target):
+            raise CaptureError(
+                "BNF-C006",
+                f"{g.operator_name(node)} writes into memory that {g.operator_name(other)!r} shares and "
+                "that is read again after it",
+                where=_line(node),
+                fix="write the result into a new tensor: torch.cat, torch.where, inplace=False, or the form "
+                "without the trailing underscore",
+            )
+
+
+def _replace(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
+    """Put the functional form in the place of ``node``, and of its target from there on."""
+    target = node.args[0]
+    assert isinstance(target, fx.Node)
+    functional = _functional_overload(node)
+    with graph.inserting_before(node):
+        new = graph.call_function(functional, node.args, node.kwargs)
+        new.meta = {**node.meta, "val": _evaluate(new)}
+        order[new] = order[node]
+        kept = g.value(target).dtype
+        if g.value(new).dtype != kept:  # in place, the target's dtype holds; else the wider one does
+            wide, new = new, graph.call_function(aten.to.dtype, (new, kept))
+            new.meta = {**wide.meta, "val": wide.meta["val"].to(kept)}
+            order[new] = order[node]
+    for user in [user for user in target.users if order[user] > order[node]]:
+        user.replace_input_with(target, new)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return new
+
+
+def _evaluate(node: fx.Node) -> Any:
+    """The fake tensor of a new node."""
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+    fake = next(g.value(n).fake_mode for n in node.all_input_nodes)  # type: ignore[attr-defined]
+    with fake, torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _forget_state(graph: fx.Graph, kept: list[tuple[fx.Node, fx.Node]], aliases: Aliases) -> None:
+    """Drop the writes to the module's state; refuse where the result depends on that state."""
+    live: set[fx.Node] = set()
+    open_ = [graph.output_node()]
+    while open_:
+        node = open_.pop()
+        if node not in live:
+            live.add(node)
+            open_.extend(node.all_input_nodes)
+    read = [node for node in graph.nodes if node in live and node.op != "output"]
+    for node, target in kept:
+        if any(aliases.overlap(value, target) for value in read):
+            state = next(n for n in graph.nodes if n.op == "get_attr" and aliases.overlap(n, target))
+            raise CaptureError(
+                "BNF-C005",
+                f"forward writes to the module's own {str(state.target)!r} in eval mode, and reads it",
+                where=_line(node),
+                fix="a converted network keeps no state: return the value, or take it as an input",
+            )
+    for node in reversed(list(graph.nodes)):
+        if kept and node.op == "call_function" and node not in live:
+            graph.erase_node(node)
+
+
+def _functional_overload(node: fx.Node) -> Any:
+    target = node.target
+    name, overload = target._opname, target._overloadname  # type: ignore[union-attr]
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    functional = getattr(packet, overload, None) if packet is not None else None
+    if functional is None or functional._schema.is_mutable or name in _RESHAPING:
+        raise _no_functional_form(node)
+    return functional
+
+
+def _no_functional_form(node: fx.Node) -> CaptureError:
+    return CaptureError(
+        "BNF-C007",
+        f"{node.target} writes in place and has no functional form",
+        where=_line(node),
+        fix="use the form without the trailing underscore, and without out=",
+    )
+
+
+def _line(node: fx.Node) -> str:
+    return user_line(node.meta.get("stack_trace") or "") or node.name

@@ -50,7 +50,7 @@ DEAD = {
     "efficientnet": (16, 0, 0),
     "repvgg": (12, 0, 0),
     "mobileone": (27, 0, 0),
-    "convmixer": (1, 0, 6),
+    "convmixer": (1, 3, 3),
     "levit": (12, 0, 0),
     "unet": (12, 0, 0),
     "detector": (23, 0, 0),
@@ -90,10 +90,7 @@ KEPT: dict[tuple[str, str], dict[str, str]] = {
         **dict.fromkeys(_BEFORE_POOL, _MAX_POOL),
         **dict.fromkeys((f"blocks.1.branches.{at}.2" for at in ("0.1", "1.2")), _DEAD),
     },
-    ("convmixer", "dead"): dict.fromkeys(
-        ("norm", "blocks.0.norm1", "blocks.0.norm2", "blocks.1.norm1", "blocks.1.norm2", "blocks.2.norm1"),
-        _DEAD_SUM,
-    ),
+    ("convmixer", "dead"): dict.fromkeys(("norm", "blocks.0.norm2", "blocks.1.norm2"), _DEAD_SUM),
 }
 
 

@@ -132,5 +132,5 @@ def _check_rules(skipped: list[str]) -> None:
     known = [rule.name for rule in all_rules()]
     for name in skipped:
         if name not in known:
-            fix = did_you_mean(name, known) or f"the rules are {', '.join(known)}"
+            fix = did_you_mean(name, known) or "bnfold rules lists them"
             raise UsageError("BNF-U025", f"there is no rule {name!r}", where="--skip", fix=fix)

@@ -42,6 +42,8 @@ def in_eval_mode(module: nn.Module) -> nn.Module:
 def private_copy(module: nn.Module, *, share_parameters: bool = True) -> nn.Module:
     """A copy whose buffers and attributes are its own; parameters are new objects over the same memory.
 
+    An attribute that copy.deepcopy refuses is shared.
+
     Raises:
         CaptureError: the module cannot be copied (BNF-C012).
     """
@@ -54,7 +56,11 @@ def private_copy(module: nn.Module, *, share_parameters: bool = True) -> nn.Modu
                 # what an earlier forward left behind (weight_norm): deepcopy refuses it for its history
                 memo[id(value)] = value.detach().clone()
     try:
-        return copy.deepcopy(module, memo)
+        try:
+            return copy.deepcopy(module, dict(memo))
+        except Exception:
+            # an attribute that cannot be copied (a lock, a trainer, an operator of torch) is shared
+            return copy.deepcopy(module, memo | _uncopyable(module, memo))
     except Exception as error:
         raise CaptureError(
             "BNF-C012",
@@ -63,6 +69,19 @@ def private_copy(module: nn.Module, *, share_parameters: bool = True) -> nn.Modu
             fix="bnfold works on a copy, so that your module stays as it is: take out of it what "
             "copy.deepcopy refuses (locks, open files, trainers)",
         ) from error
+
+
+def _uncopyable(module: nn.Module, memo: dict[int, Any]) -> dict[int, Any]:
+    """The modules' own attributes that copy.deepcopy refuses, by identity, as deepcopy's memo wants them."""
+    shared: dict[int, Any] = {}
+    for child in module.modules():
+        for name in child.__dict__.keys() - _BOOKKEEPING:
+            value = child.__dict__[name]
+            try:
+                copy.deepcopy(value, dict(memo))
+            except Exception:
+                shared[id(value)] = value
+    return shared
 
 
 def fresh(args: tuple[Any, ...]) -> tuple[Any, ...]:

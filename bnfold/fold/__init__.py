@@ -94,7 +94,7 @@ def fold(
         if not failed:
             break
         undone.update((number, certificate.sites[number]) for number in failed)
-    report = _report(sites, certificate, undone, seconds)
+    report = _report(sites, certificate, undone, seconds, finite=_has_finite_constants(captured))
     report.findings = by_severity(report.findings + _out_of_range(folded))
     _round(folded)
     return FoldResult(FoldedModule(folded.body, captured.structure), report, captured)
@@ -114,7 +114,12 @@ def _chosen_rules(skip: Iterable[str]) -> tuple[Rule, ...]:
 
 
 def _report(
-    sites: list[Site], certificate: Certificate, undone: dict[int, float], seconds: dict[str, float]
+    sites: list[Site],
+    certificate: Certificate,
+    undone: dict[int, float],
+    seconds: dict[str, float],
+    *,
+    finite: bool,
 ) -> FoldReport:
     findings = [finding for site in sites for finding in site.findings]
     for number, site in enumerate(sites):
@@ -131,7 +136,7 @@ def _report(
                 "this is a bug in bnfold: please report it with the model",
             )
         )
-    if certificate.network is None and all(site.reproducible for site in sites):
+    if certificate.network is None and finite and all(site.reproducible for site in sites):
         findings.append(
             Finding(
                 "BNF-A026",
@@ -162,6 +167,13 @@ def _report(
         certificate.tolerance,
         seconds,
     )
+
+
+def _has_finite_constants(captured: Captured) -> bool:
+    constants = [
+        g.fetch(captured.body, str(n.target)) for n in captured.body.graph.nodes if n.op == "get_attr"
+    ]
+    return all(bool(torch.isfinite(c).all()) for c in constants if c.is_floating_point())
 
 
 def _out_of_range(folded: Folded) -> list[Finding]:

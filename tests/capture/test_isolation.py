@@ -89,11 +89,25 @@ def test_one_tensor_given_twice_is_two_inputs() -> None:
     require_exact(module, halves[:2], halves[1:3], call=(frames(seed=2), frames(seed=3)))
 
 
-def test_a_module_that_cannot_be_copied() -> None:
-    module = Net(lambda net, x: net.layers(x))
+def test_an_attribute_that_cannot_be_copied_is_shared() -> None:
+    module = Net(lambda net, x: net.operator(net.layers(x)))
     module.lock = threading.Lock()  # type: ignore[assignment]
+    module.operator = torch.ops.aten.relu
+    captured, x = capture(module, (frames(),)), frames(seed=2)
+    with torch.no_grad():
+        assert torch.equal(captured.unflatten(captured.body(x)), module(x))
+
+
+def test_a_module_that_cannot_be_copied() -> None:
+    class Whole(nn.Module):
+        def __deepcopy__(self, memo: dict[int, object]) -> None:
+            raise RuntimeError("there is only one of me")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.relu()
+
     with pytest.raises(CaptureError) as caught:
-        capture(module, (frames(),))
+        capture(Whole(), (frames(),))
     assert caught.value.code == "BNF-C012"
 
 

@@ -306,13 +306,13 @@ def test_a_trusted_pickle_finds_the_classes_that_the_model_option_finds(shell: C
         assert refused.document["error"]["code"] in ("BNF-L002", "BNF-L029")
 
 
-def test_an_unknown_rule_gets_the_list(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnfold.fold.rules import all_rules
-
+def test_an_unknown_rule(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    result = cli("convert", "best.pt", *AS, "--skip", "nope")
-    assert result.status == 2
-    assert ", ".join(rule.name for rule in all_rules()) in result.err
+    for name, fix in (("nope", "bnfold rules lists them"), ("conv-backwards", "conv-backward")):
+        result = cli("convert", "best.pt", *AS, "--skip", name)
+        assert (result.status, result.out) == (2, "")
+        assert "BNF-U025" in result.err
+        assert fix in result.err
 
 
 def test_verify_needs_the_network_of_a_checkpoint(

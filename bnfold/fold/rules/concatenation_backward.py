@@ -1,7 +1,9 @@
 """An affine after a concatenation moves before it: each part gets its slice.
 
-    s * [x, y] + t  =  [s[:n] * x + t[:n], s[n:] * y + t[n:]]        joined along the channels
-    s * [x, y] + t  =  [s * x + t, s * y + t]                        joined along another axis
+    s * [x, y] + t  =  [s[:n] * x + t[:n], s[n:] * y + t[n:]]
+        joined along the channels
+    s * [x, y] + t  =  [s * x + t, s * y + t]
+        joined along another axis
 
 Each part goes on to its own producer. A part that nothing can take (the network's input, a value that
 others read) keeps a small affine of its own.

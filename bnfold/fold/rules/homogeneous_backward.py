@@ -1,7 +1,9 @@
 """The magnitude of a scale moves before an operator that is positively homogeneous.
 
-    s * f(x) + t  =  sgn(s) * f(|s| * x) + t        f: relu, leaky relu, prelu, abs
-    s * max(x) + t  =  sgn(s) * max(|s| * x + sgn(s) * t)        max pooling: its shift moves too
+    s * f(x) + t  =  sgn(s) * f(|s| * x) + t
+        f: relu, leaky relu, prelu, abs
+    s * max(x) + t  =  sgn(s) * max(|s| * x + sgn(s) * t)
+        max pooling: its shift moves too
 
 f(a x) = a f(x) for a > 0, so |s| goes on to the layer before; the sign and the shift stay. Max pooling
 also commutes with a shift. Where all s are positive nothing of the scale is left behind.

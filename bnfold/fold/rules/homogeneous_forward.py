@@ -1,7 +1,9 @@
 """A positive scale before an operator that is positively homogeneous moves behind it.
 
-    f(s * x)  =  s * f(x), s > 0        f: relu, leaky relu, prelu; abs for any s: |s x| = |s| |x|
-    max(s * x + t)  =  s * max(x) + t, s > 0        max pooling: its shift moves too
+    f(s * x)  =  s * f(x), s > 0
+        f: relu, leaky relu, prelu; abs for any s: |s x| = |s| |x|
+    max(s * x + t)  =  s * max(x) + t, s > 0
+        max pooling: its shift moves too
 
 So relu(s x + t) = s * relu(x + t / s): one addition is left before the relu, and no shift behind it that
 could meet the border of a zero-padded convolution. leaky relu and prelu take a negative scale by turning

@@ -1,7 +1,9 @@
 """Parallel linear branches of one value become one layer.
 
-    W1 * x + W2 * x    =  (W1 + W2) * x             kernels centred, 1 x 1 in the middle of 3 x 3
-    W * x + (s x + t)  =  (W + diag(s)) * x + t     a BatchNorm, or nothing at all, beside a convolution
+    W1 * x + W2 * x    =  (W1 + W2) * x
+        kernels centred, 1 x 1 in the middle of 3 x 3
+    W * x + (s x + t)  =  (W + diag(s)) * x + t
+        a BatchNorm, or nothing at all, beside a convolution
 
 Found from the graph, whatever the classes are called (RepVGG, MobileOne, and residual connections around
 one convolution). The smaller kernel is written into the larger: tap k2 of one reads where tap k1 = (p1 -

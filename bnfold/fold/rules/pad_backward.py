@@ -1,6 +1,7 @@
 """An affine after padding moves before it; behind zeros only its scale does.
 
-    s pad(x) + t  =  pad(s x + t)        where the padding repeats real values (reflect, replicate, circular)
+    s pad(x) + t  =  pad(s x + t)
+        where the padding repeats real values (reflect, replicate, circular)
     s pad(x) + t  =  pad(s x) + t        where it adds zeros: the border is t
 
 Refuses: padding of the channel axis; a constant other than 0; a shift alone behind zeros.

@@ -1,6 +1,7 @@
 """An affine after an operator that only moves values moves before it.
 
-    s * P(x) + t  =  P(s' * x + t')        s', t': the channels in the order before P
+    s * P(x) + t  =  P(s' * x + t')
+        s', t': the channels in the order before P
 
 P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle: every output value is
 one input value. The channels may land on another axis, as for a linear layer over (batch, length,

@@ -1,6 +1,7 @@
 """An affine before an operator that only moves values moves behind it.
 
-    P(s * x + t)  =  s' * P(x) + t'        s', t': the channels in the order after P
+    P(s * x + t)  =  s' * P(x) + t'
+        s', t': the channels in the order after P
 
 P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle. A flatten before a
 classifier repeats each channel's s and t for every position: (C, H, W) -> C * H * W features. A split is

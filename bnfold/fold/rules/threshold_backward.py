@@ -1,6 +1,7 @@
 """An affine after a clamp moves before it, and takes the clamp's bounds along.
 
-    s * clamp(x, l, h) + t  =  clamp(s * x + t, s * l + t, s * h + t)        bounds swapped where s < 0
+    s * clamp(x, l, h) + t  =  clamp(s * x + t, s * l + t, s * h + t)
+        bounds swapped where s < 0
 
 A relu is a clamp from 0 up, relu6 and hardtanh are clamps. With a bound per channel, one maximum, minimum
 or clamp takes the place of the activation, and the affine goes on to the layer before it: this is how a

@@ -1,6 +1,7 @@
 """An affine before a clamp moves behind it, and the clamp's bounds move the other way.
 
-    clamp(s * x + t, l, h)  =  s * clamp(x, (l - t) / s, (h - t) / s) + t        bounds swapped where s < 0
+    clamp(s * x + t, l, h)  =  s * clamp(x, (l - t) / s, (h - t) / s) + t
+        bounds swapped where s < 0
 
 A relu is a clamp from 0 up: relu(s x + t) = s * max(x, -t / s) + t for s > 0, and with min for s < 0. So
 a BatchNorm before a relu (pre-activation) costs nothing where the layer behind takes s and t: one

@@ -2,7 +2,7 @@
 
     (s * x + t) + y  =  s * (x + y / s) + t
     (x + t) + y      =  (x + y) + t
-    (x + t) + y      =  x + (y + t)        a shift alone may go to the other term
+    (x + t) + y      =  x + (y + t)        a shift alone may go to the other
 
 1 / s is pending on the other term and goes on to its producer, or meets an affine that is pending there
 already: a residual stream of which both terms are normalised keeps one multiplication, not two.

@@ -65,6 +65,33 @@ def use_shapes(graph: fx.Graph) -> None:
         node.args, node.kwargs = (node.args[0], sizes), {}
 
 
+_ADAPTIVE_MAXIMA = {
+    aten.adaptive_max_pool1d.default: 1,
+    aten.adaptive_max_pool2d.default: 2,
+    aten.adaptive_max_pool3d.default: 3,
+}
+
+
+def use_maxima(graph: fx.Graph) -> None:
+    """Write an adaptive max pooling to a single position, whose indices nobody reads, as a maximum."""
+    for node in list(graph.nodes):
+        spatial = _ADAPTIVE_MAXIMA.get(node.target) if node.op == "call_function" else None
+        if spatial is None or set(g.arguments(node)["output_size"]) != {1}:
+            continue
+        if not all(user.target is g.getitem and user.args[1] == 0 for user in node.users):
+            continue
+        with graph.inserting_before(node):
+            maximum = graph.call_function(
+                aten.amax.default, (g.data_input(node), list(range(-spatial, 0)), True)
+            )
+        maximum.meta = {**node.meta, "val": node.meta["val"][0]}
+        for user in list(node.users):
+            maximum.meta["reference"] = user.meta["reference"]
+            user.replace_all_uses_with(maximum)
+            graph.erase_node(user)
+        graph.erase_node(node)
+
+
 def _operands(node: fx.Node) -> tuple[fx.Node, Any, fx.Node | None] | None:
     if node.target in (aten.mm.default, aten.matmul.default):
         x, matrix = node.args

@@ -90,6 +90,12 @@ class HomogeneousForward(Rule):
             Case("prelu, both signs", lambda: signed(nn.PReLU(4)), (2, 4, 5, 6), ("reduced",)),
             Case("abs, both signs", lambda: signed(Abs()), (2, 4, 5, 6), ("reduced",)),
             Case(
+                "adaptive max pool to one position",
+                lambda: nn.Sequential(norm(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+                (4, 4, 4, 4),
+                ("folded",),
+            ),
+            Case(
                 "global maximum",
                 lambda: nn.Sequential(norm(), Maximum(), nn.Linear(4, 3)),
                 (4, 4, 4, 4),

@@ -6,7 +6,7 @@
 A relu is a clamp from 0 up: relu(s x + t) = s * max(x, -t / s) + t for s > 0, and with min for s < 0. So
 a BatchNorm before a relu (pre-activation) costs nothing where the layer behind takes s and t: one
 maximum, minimum or clamp with a bound per channel is in the place of the relu. A dead channel (s = 0) is
-the constant clamp(t, l, h).
+held at its constant clamp(t, l, h) by both bounds, and leaves nothing for the layers behind.
 
 Refuses: bounds that depend on the input; scales so small that a bound would lose precision.
 """
@@ -41,10 +41,10 @@ class ThresholdForward(Rule):
         if dead.all() or size[~dead].min() < _SMALLEST * size.max():
             return Refusal("a scale near 0 cannot be divided by")
         divisor = np.where(dead, 1.0, affine.scale)
-        ends = [np.where(dead, 0.0, (bound - affine.shift) / divisor) for bound in found]
-        low, high = np.minimum(*ends), np.maximum(*ends)
         constant = np.clip(affine.shift, found[0], found[1])
-        after = Affine(affine.scale, np.where(dead, constant, affine.shift))
+        ends = [np.where(dead, constant, (bound - affine.shift) / divisor) for bound in found]
+        low, high = np.minimum(*ends), np.maximum(*ends)
+        after = Affine(divisor, np.where(dead, 0.0, affine.shift))
         return clamp_move(low, high, rank, pending.axis, after=Pending(after, pending.axis))
 
     def cases(self) -> list[Case]:

@@ -68,14 +68,14 @@ class ConcatenationForward(Rule):
                 return z
 
         return [
+            Case("one of two", lambda: Joined(3, both=False), (2, 3, 4, 5), ("folded",)),
+            Case("both", lambda: Joined(3, both=True), (3, 3, 3, 3), ("folded", "folded")),
             Case(
                 "both, and another reader",
                 lambda: Pooled(3, both=True),
                 (2, 3, 4, 5),
                 ("reduced", "reduced"),
             ),
-            Case("one of two", lambda: Joined(3, both=False), (2, 3, 4, 5), ("folded",)),
-            Case("both", lambda: Joined(3, both=True), (3, 3, 3, 3), ("folded", "folded")),
         ]
 
 

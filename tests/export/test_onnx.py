@@ -96,7 +96,7 @@ def test_poolings_that_the_exporter_lacks() -> None:
 def test_opset(opset: int | None) -> None:
     net = Net(lambda n, x: F.softmax(F.gelu(n.conv(x)).mean((2, 3)), 1), conv=nn.Conv2d(3, 4, 3, 2, 1))
     model = check(body_of(net, draw(1, 3, 8, 8)), opset=opset)
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == (opset or 18)
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == (opset or 20)
 
 
 @pytest.mark.parametrize("opset", [-1, 17, 26])

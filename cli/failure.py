@@ -6,7 +6,7 @@ import traceback
 
 from bnfold.errors import BnfoldError, InternalError, PlatformError, UsageError
 
-from .main import INTERRUPTS
+from . import interrupts
 
 INTERRUPTED = "BNF-U130"
 
@@ -31,7 +31,7 @@ def as_bnfold_error(exception: BaseException, command: str) -> BnfoldError:
     Codes given here: BNF-U130 interrupted, BNF-U014 the model's code ended the program, BNF-P030 a
     package is missing, BNF-P090 the operating system refused, BNF-P091 out of memory, BNF-X000 a bug.
     """
-    if INTERRUPTS or isinstance(exception, KeyboardInterrupt):
+    if interrupts.SEEN or isinstance(exception, KeyboardInterrupt):
         return UsageError(INTERRUPTED, "interrupted; no unfinished artifact was left behind")
     match exception:
         case BnfoldError():

@@ -1,6 +1,6 @@
 """The entry point.
 
-Only what Python has loaded anyway is imported up here: the rest takes a while, and Ctrl-C in that while is to
+Next to nothing is imported up here: the rest takes a while, and Ctrl-C in that while is to
 end like any other.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+
+from . import interrupts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,12 +19,12 @@ if TYPE_CHECKING:
 
 def entry() -> NoReturn:
     """The console script ``bnfold``."""
-    _watch_for_interrupts()
+    interrupts.watch()
     try:
         status = main(sys.argv[1:])
-        _ignore_interrupts()  # a late one has nothing left to stop
+        interrupts.ignore()  # a late one has nothing left to stop
     except KeyboardInterrupt as exception:  # while modules were loading, or a second one during the report
-        _ignore_interrupts()
+        interrupts.ignore()
         from .invocation import stopped
 
         status = stopped(sys.argv[1:], exception)
@@ -45,24 +47,3 @@ def main(arguments: Sequence[str]) -> int:
     from .invocation import run
 
     return run(arguments)
-
-
-INTERRUPTS: list[int] = []
-"""Every Ctrl-C so far. Libraries that are loading may turn its exception into another one, or drop it."""
-
-
-def _watch_for_interrupts() -> None:
-    import signal
-
-    def note(number: int, frame: object) -> None:
-        INTERRUPTS.append(number)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us ignores it
-        signal.signal(signal.SIGINT, note)
-
-
-def _ignore_interrupts() -> None:
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

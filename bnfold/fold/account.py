@@ -9,7 +9,7 @@ from torch import fx
 from bnfold import graph as g
 from bnfold.fold.body import Body
 from bnfold.fold.pending import USER, Owners
-from bnfold.fold.planner import Step
+from bnfold.fold.plan import Step
 from bnfold.fold.site import Site
 
 

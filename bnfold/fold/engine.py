@@ -22,7 +22,8 @@ from bnfold.fold.canonical import Splits, network_affines, use_linear, use_maxim
 from bnfold.fold.constants import Constants
 from bnfold.fold.lowering import lower
 from bnfold.fold.pending import USER, Owners, Pending
-from bnfold.fold.planner import Plan, Planner, Step
+from bnfold.fold.plan import Plan, Step
+from bnfold.fold.planner import Planner
 from bnfold.fold.rules import Rule
 from bnfold.fold.site import Site
 

@@ -297,5 +297,5 @@ def test_what_a_library_makes_of_an_interrupt_is_still_an_interrupt(monkeypatch:
     from bnfold_cli.failure import as_bnfold_error
 
     assert as_bnfold_error(RuntimeError("numpy failed to load"), "convert").code == "BNF-X000"
-    monkeypatch.setattr("bnfold_cli.failure.INTERRUPTS", [2])
+    monkeypatch.setattr("bnfold_cli.interrupts.SEEN", [2])
     assert as_bnfold_error(RuntimeError("numpy failed to load"), "convert").code == "BNF-U130"

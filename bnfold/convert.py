@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -31,6 +31,7 @@ from bnfold.export import Exported
 from bnfold.export.outputs import check_outputs
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult, fold
+from bnfold.fold.rules import all_rules
 from bnfold.normalisation import Normalisation, assumed, by_input
 from bnfold.request import Request, check_labels, check_request
 from bnfold.runtime import Model, golden
@@ -120,8 +121,11 @@ def convert(
     tell = progress or _silent
     tell("folding")
     example_inputs = _detached(example_inputs)
-    with single_thread():
-        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skip)
+    skipped = (skip,) if isinstance(skip, str) else tuple(skip)
+
+    def attempt(skipped: tuple[str, ...]) -> _Attempt:
+        """Fold, and prove the fold and every file."""
+        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped)
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs)
@@ -130,12 +134,12 @@ def convert(
         if f.passed(found):
             found = audit(module, folded) + assumed(normalisation, prepared)
         if not f.passed(found):
-            return _stopped(request, folded, found)
+            return _Attempt(folded, found)
         tell("computing the reference")
         proof = Proof.of(module, example_inputs, folded, samples, prepared, judged_by)
         found += proof.yardstick.findings
         if not f.passed(found):
-            return _stopped(request, folded, found)
+            return _Attempt(folded, found)
         tell("comparing the fold")
         ours = folded.module
         proof.measure(TorchCandidate("fold", ours.body, ours.inputs, ours.outputs))
@@ -145,9 +149,21 @@ def convert(
             exported = _export(target, folded, opset=opset, dynamic_batch=dynamic_batch)
             found += exported.findings
             drafts.append(_prove(target, exported, request, folded, prepared, proof, tell))
+        return _Attempt(folded, found, proof, drafts)
+
+    with single_thread():
+        made = attempt(skipped)
+        delicate = made.delicate()
+        if delicate:
+            tell("folding again, with less rounding")
+            made = attempt((*skipped, *delicate))
+            made.found.append(_with_less_rounding(delicate))
+    folded, found, proof = made.folded, made.found, made.proof
+    if proof is None:
+        return _stopped(request, folded, found)
     tell("writing the files")
     atomic.ensure_folder(request.folder)
-    artifacts = [_write(request, draft, found) for draft in drafts]
+    artifacts = [_write(request, draft, found) for draft in made.drafts]
     return ConversionResult(
         folded.report.batch_norms,
         proof.parity,
@@ -155,6 +171,34 @@ def convert(
         artifacts,
         request.source,
         proof.yardstick.accuracy,
+    )
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A fold with its proof and its files; without a proof where something stops the conversion."""
+
+    folded: FoldResult
+    found: list[Finding]
+    proof: Proof | None = None
+    drafts: list[_Draft] = field(default_factory=list)
+
+    def delicate(self) -> list[str]:
+        """Where the parity failed: the rules used that may round more than the network itself does."""
+        if self.proof is None or all(result.passed for result in self.proof.parity):
+            return []
+        used = {name for entry in self.folded.report.batch_norms for name in entry.rules}
+        return [rule.name for rule in all_rules() if rule.rounds_more and rule.name in used]
+
+
+def _with_less_rounding(rules: list[str]) -> Finding:
+    return Finding(
+        "BNF-V017",
+        "info",
+        "fold",
+        f"folded without {', '.join(rules)}: with them, float32 rounded more than in the network itself",
+        {"rules": rules},
+        "nothing to do: where a layer's statistics are far from its values, large numbers would cancel",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -21,6 +22,7 @@ from bnfold.conversion import ConversionResult
 from bnfold.errors import BnfoldError, ExportError, PlatformError, UsageError
 from bnfold.export import onnx as onnx_export
 from bnfold.runtime import interpreters
+from bnfold.verify.proof import Proof
 from tests.verify.networks import CLASSES, SHAPE, Small, SubtractsBatchMean, answers, built, frames
 
 EXAMPLE = (torch.zeros(SHAPE),)
@@ -528,3 +530,33 @@ def test_without_a_normalisation_the_defaults_are_taken_and_told(tmp_path: Path)
     assert (told.code, told.severity, told.where) == ("BNF-V015", "info", "x")
     how = manifest.read(result.artifacts[0].path)["inputs"][0]["normalisation"]
     assert how == {**RGB, "mean": [0.0] * 3, "std": [1.0] * 3} == told.evidence["normalisation"]
+
+
+def test_a_fold_that_rounds_too_much_is_made_again_with_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pre-activation folds by a threshold; where its parity fails, the conversion goes without."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1)).eval()
+    module[0].running_mean.fill_(0.3)
+    module[0].weight.data[0] = -1.0
+    right, proofs = Proof.measure, []
+
+    def measure(self: Proof, candidate: Any) -> bool:
+        proofs.append(self)
+        passed = right(self, candidate)
+        if self is not proofs[0]:
+            return passed
+        self.parity[-1] = dataclasses.replace(self.parity[-1], passed=False)
+        return False
+
+    monkeypatch.setattr(Proof, "measure", measure)
+    result = bnfold.convert(module, (torch.zeros(1, 3, 4, 5),), output=tmp_path, name="net")
+    assert result.passed
+    assert [artifact.path.name for artifact in result.artifacts] == ["net.onnx"]
+    assert [(entry.status, entry.rules) for entry in result.batch_norms] == [("kept", [])]
+    (told,) = [found for found in result.findings if found.code == "BNF-V017"]
+    assert told.evidence == {"rules": ["threshold-forward"]}
+    monkeypatch.undo()
+    leanest = bnfold.convert(module, (torch.zeros(1, 3, 4, 5),), output=tmp_path, name="net")
+    assert [entry.rules for entry in leanest.batch_norms] == [["threshold-forward", "conv-forward"]]

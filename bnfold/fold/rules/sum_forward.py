@@ -23,6 +23,7 @@ class SumForward(Rule):
     name = "sum-forward"
     algebra = "(sx + t) + y = s(x + y/s) + t"
     direction = "forward"
+    rounds_more = True
     operators = _sum.OPERATORS
     any_input = True
 

@@ -24,6 +24,7 @@ class ThresholdBackward(Rule):
     name = "threshold-backward"
     algebra = "s clamp(x, l, h) + t = clamp(sx + t, sl + t, sh + t)"
     direction = "backward"
+    rounds_more = True
     operators = _monotone.CLAMPS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:

@@ -28,6 +28,7 @@ class ThresholdForward(Rule):
     name = "threshold-forward"
     algebra = "clamp(sx + t, l, h) = s clamp(x, (l - t)/s, (h - t)/s) + t; relu(sx + t) = s max(x, -t/s) + t"
     direction = "forward"
+    rounds_more = True
     operators = _monotone.CLAMPS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:

@@ -109,13 +109,6 @@ class Affine:
             return None
         return Affine(1.0 / self.scale, -self.shift / self.scale)
 
-    def inverse_scale(self, smallest: float = _SMALLEST) -> Affine | None:
-        """1 / scale alone; None where some |scale| is below ``smallest`` times the largest."""
-        magnitude = np.abs(self.scale)
-        if not magnitude.min() > smallest * magnitude.max():
-            return None
-        return Affine(1.0 / self.scale, np.zeros_like(self.shift))
-
     def negated_shift(self) -> Affine:
         """scale * x - shift - map."""
         return Affine(self.scale, -self.shift, None if self.map is None else -self.map)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -73,8 +73,7 @@ def _certify(
     tolerances: dict[int, float] = defaultdict(lambda: SITE_TOLERANCE)
     network, comparable = 0.0, not unusable
     worst: list[torch.Tensor] = []
-    for inputs in _finite_inputs(captured.example, reference):
-        values = reference.run(inputs)
+    for inputs, values in _with_reference(captured.example, reference):
         for number, error, largest in candidate.replay_sites(inputs, values):
             sites[number] = max(sites[number], error)
             lost = _CHAOS_FACTOR * _FLOAT64_EPS * cancels[number] / largest if largest > 0 else 0.0
@@ -120,15 +119,20 @@ def unseen_inputs(example: Sequence[torch.Tensor], draws: int = 2) -> list[list[
     return drawn
 
 
-def _finite_inputs(example: Sequence[torch.Tensor], reference: _Replay) -> list[list[torch.Tensor]]:
-    """Unseen inputs; where one of them gives no finite output (a logarithm), its magnitude instead."""
-    found = []
+def _with_reference(
+    example: Sequence[torch.Tensor], reference: _Replay
+) -> Iterator[tuple[list[torch.Tensor], dict[str, Any]]]:
+    """Unseen inputs and every value of the reference on them.
+
+    Where one of them gives no finite output (a logarithm), its magnitude takes its place.
+    """
     for inputs in unseen_inputs(example):
-        outputs = reference.outputs(reference.run(inputs))
+        values = reference.run(inputs)
+        outputs = reference.outputs(values)
         if not all(torch.isfinite(out).all() for out in outputs if out.is_floating_point()):
             inputs = [tensor.abs() if tensor.is_floating_point() else tensor for tensor in inputs]
-        found.append(inputs)
-    return found
+            values = reference.run(inputs)
+        yield inputs, values
 
 
 class _Replay:

@@ -9,10 +9,21 @@ import torch
 from torch import fx
 
 from bnfold.affine import Array
-from bnfold.fold.rules._base import Move, Pending
-from bnfold.fold.rules._monotone import on_axis
+from bnfold.fold.rules._base import Move, Operator, Pending, Refusal
+from bnfold.fold.rules._monotone import bounds, on_axis
 
 aten = torch.ops.aten
+
+
+def own_bounds(operator: Operator, pending: Pending) -> tuple[Array, Array] | Refusal:
+    """The clamp's bounds per channel of the affine, or why they cannot move with it."""
+    rank, affine = len(operator.output_shape), pending.affine
+    found = bounds(operator, rank, pending.axis, affine.channels)
+    if found is None or operator.input_shape != operator.output_shape:
+        return Refusal("its bounds are not one constant per channel")
+    if affine.map is not None:
+        return Refusal("a shift that differs at the border would need bounds that do")
+    return found
 
 
 def clamp_move(

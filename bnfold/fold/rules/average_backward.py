@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bnfold.fold.rules import _average
+from bnfold.fold.rules import _average, _axes
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule, left_behind
 
 
@@ -27,7 +27,7 @@ class AverageBackward(Rule):
     operators = _average.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        affine, axis = pending.affine, _average.input_axis(operator, pending.axis)
+        affine, axis = pending.affine, _axes.input_axis(operator, pending.axis)
         if axis is None:
             return Refusal("the channels of the BatchNorm are not those of the averaging")
         if affine.map is None and _average.keeps_constants(operator):

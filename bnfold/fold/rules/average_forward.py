@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from bnfold.fold.rules import _average
+from bnfold.fold.rules import _average, _axes
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
 
 
@@ -23,7 +23,7 @@ class AverageForward(Rule):
     operators = _average.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        axis = _average.output_axis(operator, pending.axis)
+        axis = _axes.output_axis(operator, pending.axis)
         if axis is None:
             return Refusal("it averages over the BatchNorm's channels")
         only_scale = pending.affine.map is None and not pending.affine.has_shift

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bnfold.affine import Affine
-from bnfold.fold.rules import _homogeneous
+from bnfold.fold.rules import _axes, _homogeneous
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule, left_behind
 
 
@@ -29,7 +29,7 @@ class HomogeneousBackward(Rule):
     operators = _homogeneous.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        affine, axis = pending.affine, _homogeneous.input_axis(operator, pending.axis)
+        affine, axis = pending.affine, _axes.input_axis(operator, pending.axis)
         if axis is None:
             return Refusal("the channels of the BatchNorm are not those of its input")
         if affine.map is not None:

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from bnfold.affine import Affine
-from bnfold.fold.rules import _homogeneous, _monotone
+from bnfold.fold.rules import _axes, _homogeneous, _monotone
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
 
 aten = torch.ops.aten
@@ -34,7 +34,7 @@ class HomogeneousForward(Rule):
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         affine, target = pending.affine, operator.node.target
-        axis = _homogeneous.output_axis(operator, pending.axis)
+        axis = _axes.output_axis(operator, pending.axis)
         if axis is None:
             return Refusal("it takes the maximum over the BatchNorm's channels")
         if affine.map is not None or (affine.has_shift and not _homogeneous.passes_shift(operator)):

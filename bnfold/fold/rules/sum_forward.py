@@ -40,7 +40,7 @@ class SumForward(Rule):
                 Move(after=Pending(after, pending.axis)),
                 Move(before={other: Pending(beside, pending.axis)}),
             )
-        inverse = affine.inverse_scale()
+        inverse = affine.only_scale().inverse()
         if inverse is None:
             return Refusal("a scale near 0 cannot be divided by")
         return Move(after=Pending(after, pending.axis), before={other: Pending(inverse, pending.axis)})

@@ -17,7 +17,7 @@ from torch import nn
 
 from bnfold.fold.rules import _monotone
 from bnfold.fold.rules._base import Answer, Case, Operator, Pending, Refusal, Rule
-from bnfold.fold.rules._threshold import clamp_move
+from bnfold.fold.rules._threshold import clamp_move, own_bounds
 
 
 class ThresholdBackward(Rule):
@@ -29,12 +29,9 @@ class ThresholdBackward(Rule):
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         affine, rank = pending.affine, len(operator.output_shape)
-        found = _monotone.bounds(operator, rank, pending.axis, affine.channels)
-        if found is None or operator.input_shape != operator.output_shape:
-            return Refusal("its bounds are not one constant per channel")
-        if affine.map is not None:
-            return Refusal("a shift that differs at the border would need bounds that do")
-        low, high = found
+        found = own_bounds(operator, pending)
+        if isinstance(found, Refusal):
+            return found
         with np.errstate(invalid="ignore"):
             ends = [np.where(affine.scale == 0, 0.0, affine.scale * bound) + affine.shift for bound in found]
         low, high = np.minimum(*ends), np.maximum(*ends)

@@ -19,7 +19,7 @@ from torch import nn
 from bnfold.affine import Affine
 from bnfold.fold.rules import _monotone
 from bnfold.fold.rules._base import Answer, Case, Operator, Pending, Refusal, Rule
-from bnfold.fold.rules._threshold import clamp_move
+from bnfold.fold.rules._threshold import clamp_move, own_bounds
 
 _SMALLEST = 1e-6  # of |s| against the largest: below, t / s would swamp x
 
@@ -33,11 +33,9 @@ class ThresholdForward(Rule):
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         affine, rank = pending.affine, len(operator.input_shape)
-        found = _monotone.bounds(operator, rank, pending.axis, affine.channels)
-        if found is None or operator.input_shape != operator.output_shape:
-            return Refusal("its bounds are not one constant per channel")
-        if affine.map is not None:
-            return Refusal("a shift that differs at the border would need bounds that do")
+        found = own_bounds(operator, pending)
+        if isinstance(found, Refusal):
+            return found
         size, dead = np.abs(affine.scale), affine.scale == 0
         if dead.all() or size[~dead].min() < _SMALLEST * size.max():
             return Refusal("a scale near 0 cannot be divided by")

@@ -1,0 +1,178 @@
+"""Every BatchNorm call of a running network, by name and in order: to look at, or to answer differently.
+
+Calls are caught at ``torch.nn.functional.batch_norm``, so a BatchNorm in a subclass, a functional one and
+torch's own modules are all seen, without changing the network. A layer that computes its normalisation by
+hand is not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from bnfold.statistics.layers import is_batch_norm
+
+
+@dataclass(frozen=True)
+class Call:
+    """One BatchNorm call.
+
+    Attributes:
+        name: as in the fold report: the module's path, ``path#2`` for its second call in a forward pass,
+            ``<calling module>.batch_norm`` for a functional one.
+        owner: the name without ``#2``.
+        input: shape (frames, channels, ...).
+        running_mean, running_var, weight, bias: shape (channels,), or None.
+        training: whether the call asks for batch statistics.
+        momentum, eps: as the call gives them.
+    """
+
+    name: str
+    owner: str
+    input: Tensor
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    training: bool
+    momentum: float
+    eps: float
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the answer depends on the rest of the batch."""
+        return self.training or self.running_mean is None or self.running_var is None
+
+    def as_called(self) -> Tensor:
+        """What the call gives, with the effect on the buffers that it would have had."""
+        return functional.batch_norm(
+            self.input, self.running_mean, self.running_var, self.weight, self.bias,
+            self.training, self.momentum, self.eps,
+        )  # fmt: skip
+
+    def by_batch(self) -> Tensor:
+        """What it gives in train mode: normalised by this batch. The buffers stay as they are.
+
+        Raises:
+            ValueError: there is one value per channel.
+        """
+        return functional.batch_norm(self.input, None, None, self.weight, self.bias, True, 0.0, self.eps)
+
+    def by_statistics(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """What it gives in eval mode with other statistics, each of shape (channels,)."""
+        like = self.running_mean if self.running_mean is not None else self.input
+        return functional.batch_norm(
+            self.input, mean.to(like), variance.to(like), self.weight, self.bias, False, 0.0, self.eps
+        )
+
+    def values(self) -> Tensor:
+        """The input as a matrix of shape (values, channels)."""
+        return self.input.detach().movedim(1, -1).reshape(-1, self.input.shape[1])
+
+
+Answer = Callable[[Call], Tensor]
+
+
+@contextmanager
+def answering(module: nn.Module, answer: Answer) -> Iterator[None]:
+    """Give every BatchNorm call inside to ``answer``; what it returns is what the network goes on with.
+
+    Names begin anew with each call of ``module``. Not for several threads.
+    """
+    paths = _Paths()
+    # Only the path is kept: registering a hook does not change what a module computes.
+    handles = [handle for name, inner in module.named_modules() for handle in paths.watch(name, inner)]
+    try:
+        with _Mode(paths, answer):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Paths:
+    """Which module is running, and how often each name has called."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[str, bool]] = []
+        self.seen: Counter[str] = Counter()
+
+    def watch(self, name: str, module: nn.Module) -> Iterable[Any]:
+        def enter(module: nn.Module, arguments: Any) -> None:
+            if not self.stack:
+                self.seen.clear()
+            self.stack.append((name, is_batch_norm(module)))
+
+        def leave(module: nn.Module, arguments: Any, result: Any) -> None:
+            self.stack.pop()
+
+        yield module.register_forward_pre_hook(enter)
+        # Also after an exception, or the next pass would begin inside this one.
+        yield module.register_forward_hook(leave, always_call=True)
+
+    def name(self) -> tuple[str, str]:
+        """The name of a call that happens now, and the name without its number."""
+        path, is_module = self.stack[-1] if self.stack else ("", False)
+        owner = path if is_module else f"{path}.batch_norm" if path else "batch_norm"
+        self.seen[owner] += 1
+        number = self.seen[owner]
+        return (f"{owner}#{number}" if number > 1 else owner), owner
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, paths: _Paths, answer: Answer) -> None:
+        super().__init__()
+        self._paths = paths
+        self._answer = answer
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if function is functional.batch_norm:
+            return self._answer(self._functional(*args, **given))
+        if function is torch.batch_norm:  # a layer that calls the operator itself
+            return self._answer(self._operator(*args, **given))
+        return function(*args, **given)
+
+    def _functional(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Call:
+        name, owner = self._paths.name()
+        return Call(
+            name, owner, input, running_mean, running_var, weight, bias, bool(training), momentum, eps
+        )
+
+    def _operator(
+        self,
+        input: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        training: bool,
+        momentum: float,
+        eps: float,
+        cudnn_enabled: bool,
+    ) -> Call:
+        return self._functional(input, running_mean, running_var, weight, bias, training, momentum, eps)

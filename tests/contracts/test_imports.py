@@ -19,12 +19,14 @@ TOOLS = ("onnxscript", "litert_torch", "safetensors", "rich", "PIL", "hypothesis
 TORCH_FREE = (
     "bnfold", "bnfold.errors", "bnfold.finding", "bnfold.numerics", "bnfold.signature", "bnfold.manifest",
     "bnfold.manifest_schema", "bnfold.container", "bnfold.atomic", "bnfold.affine", "bnfold.wording",
-    "bnfold.runtime", "bnfold.runtime.feeds", "bnfold.runtime.frames", "bnfold.runtime.golden",
+    "bnfold.runtime", "bnfold.runtime.bench", "bnfold.runtime.coldstart",
+    "bnfold.runtime.latency", "bnfold.runtime.feeds", "bnfold.runtime.frames", "bnfold.runtime.golden",
     "bnfold.runtime.images", "bnfold.runtime.interpreters", "bnfold.runtime.model",
     "bnfold.runtime.preprocess", "bnfold.runtime.scores", "bnfold.report", "bnfold.report.answers",
-    "bnfold.report.conversion", "bnfold.report.inspection", "bnfold.report.machine",
+    "bnfold.report.benchmark", "bnfold.report.conversion", "bnfold.report.inspection",
+    "bnfold.report.machine",
     "bnfold_cli", "bnfold_cli.main", "bnfold_cli.run", "bnfold_cli.inspect", "bnfold_cli.doctor",
-    "bnfold_cli.convert", "bnfold_cli.verify", "bnfold_cli.rules",
+    "bnfold_cli.convert", "bnfold_cli.verify", "bnfold_cli.rules", "bnfold_cli.bench",
 )  # fmt: skip
 
 PROGRAM = """

@@ -81,11 +81,22 @@ def examine(
     Raises:
         TypeError: source or against is neither a module nor a mapping.
     """
-    other = None if against is None else Subject.of(against)
-    subject = Subject.of(source, steps=steps, momentum=momentum, against=other)
-    if other is not None and _same_moment(subject, other):
-        subject = replace(subject, plain=other)
+    subject = Subject.of(source, steps=steps, momentum=momentum)
+    if against is not None:
+        subject = compared(subject, Subject.of(against))
     return examine_all([in_order(subject, order)])
+
+
+def compared(subject: Subject, other: Subject) -> Subject:
+    """The subject with another checkpoint to compare with.
+
+    A copy that was poisoned is told from an older or newer file by the counters: two files of one moment have
+    the same, or it is called an average.
+    """
+    twins = [(layer, twin) for layer in subject.layers if (twin := other.layer(layer.name)) is not None]
+    one_moment = bool(twins) and all(layer.updates == twin.updates for layer, twin in twins)
+    is_copy = subject.plain is None and (one_moment or subject.averaged)
+    return replace(subject, against=other, plain=other if is_copy else subject.plain)
 
 
 def in_order(subject: Subject, calls: Sequence[str]) -> Subject:
@@ -136,12 +147,6 @@ def findings_of(subject: Subject) -> list[Finding]:
     return f.by_severity(explained(found))
 
 
-def _same_moment(subject: Subject, other: Subject) -> bool:
-    """Whether two checkpoints are of one moment of the training: their counters agree, or neither counts."""
-    pairs = [(layer, twin) for layer in subject.layers if (twin := other.layer(layer.name))]
-    return bool(pairs) and all(layer.updates == twin.updates for layer, twin in pairs)
-
-
 def _named(finding: Finding, state: str) -> Finding:
     return replace(
         finding, message=f'in "{state}": {finding.message}', evidence={**finding.evidence, "state": state}
@@ -178,4 +183,4 @@ def _none() -> Finding:
     )
 
 
-__all__ = ["AuditResult", "audit", "examine", "examine_all", "findings_of", "in_order", "owner"]
+__all__ = ["AuditResult", "audit", "compared", "examine", "examine_all", "findings_of", "in_order", "owner"]

@@ -80,7 +80,8 @@ def test_the_public_names_that_need_no_torch() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"], ["--version"],
+        ["--help"],
+        ["--version"],
         *([name, "--help"] for name in ("run", "inspect", "audit", "doctor", "convert")),
     ],
     ids=" ".join,

@@ -128,8 +128,16 @@ def test_mean_and_variance_that_are_not_finite_are_no_division_by_zero() -> None
 @pytest.mark.parametrize(
     ("updates", "momentum", "severity"),
     [
-        (10, 0.1, "error"), (11, 0.1, "error"), (12, 0.1, "warning"), (43, 0.1, "warning"), (44, 0.1, None),
-        (100, 0.01, "error"), (1, 1.0, None), (3, None, None), (3, 0.0, None), (2**62, 1e-4, None),
+        (10, 0.1, "error"),
+        (11, 0.1, "error"),
+        (12, 0.1, "warning"),
+        (43, 0.1, "warning"),
+        (44, 0.1, None),
+        (100, 0.01, "error"),
+        (1, 1.0, None),
+        (3, None, None),
+        (3, 0.0, None),
+        (2**62, 1e-4, None),
     ],
 )
 def test_the_initial_value_s_weight(updates: int, momentum: float | None, severity: str | None) -> None:

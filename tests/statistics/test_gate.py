@@ -90,7 +90,8 @@ def test_execution_order_counts_and_not_the_order_of_the_attributes() -> None:
     network = trained(Reversed())
     for layer in (network.first, network.second):
         layer.running_mean.fill_(math.nan)
-    assert [where for _, _, where in found(network)] == ["first.running_mean[0, 1, 2]", "second.running_mean[0, 1, 2]"]
+    channels = ".running_mean[0, 1, 2]"
+    assert [where for _, _, where in found(network)] == [f"first{channels}", f"second{channels}"]
     assert audit(network)[0].where == "second.running_mean[0, 1, 2]"
 
 
@@ -119,7 +120,13 @@ def test_the_graph_shows_that_one_batch_norm_is_called_twice() -> None:
 
 @pytest.mark.parametrize(
     ("call", "module"),
-    [("a.bn", "a.bn"), ("a.bn#2", "a.bn"), ("a.batch_norm", "a"), ("a.batch_norm#3", "a"), ("batch_norm", "")],
+    [
+        ("a.bn", "a.bn"),
+        ("a.bn#2", "a.bn"),
+        ("a.batch_norm", "a"),
+        ("a.batch_norm#3", "a"),
+        ("batch_norm", ""),
+    ],
 )
 def test_the_module_of_a_call(call: str, module: str) -> None:
     assert owner(call) == module
@@ -129,5 +136,6 @@ def test_what_only_the_fold_says_stands_at_its_place() -> None:
     def at(layer: str, code: str = "BNF-A003") -> Finding:
         return Finding(code, "error", layer, "wrong", {"layer": layer})
 
-    merged = gate.merged([at("a"), at("c")], [at("b.batch_norm", "BNF-A015"), at("c#2")], ["a", "b.batch_norm", "c"])
+    folded = [at("b.batch_norm", "BNF-A015"), at("c#2")]
+    merged = gate.merged([at("a"), at("c")], folded, ["a", "b.batch_norm", "c"])
     assert [finding.where for finding in merged] == ["a", "b.batch_norm", "c"]

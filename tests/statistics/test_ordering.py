@@ -13,7 +13,13 @@ from bnfold.statistics.ordering import by_custom, is_by_name
     "names",
     [
         ["features.1", "features.2.0", "features.2.1", "features.10", "features.11"],
-        ["stem.1", "blocks.0.layers.0.1", "blocks.0.layers.1.1", "blocks.0.shortcut.1", "blocks.11.layers.0.1"],
+        [
+            "stem.1",
+            "blocks.0.layers.0.1",
+            "blocks.0.layers.1.1",
+            "blocks.0.shortcut.1",
+            "blocks.11.layers.0.1",
+        ],
         ["bn1", "layer1.0.bn1", "layer1.0.bn2", "layer1.0.downsample.1", "layer2.0.bn1", "layer10.0.bn1"],
         ["bn1", "blocks.0.0.bn1", "blocks.0.0.bn2", "blocks.1.0.bn1", "bn2"],
         ["encoder.0.bn", "middle.bn", "decoder.0.bn", "decoder.1.bn", "head.bn"],

@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     "README.md",
+    "docs/audit.md",
     "docs/command_line.md",
     "docs/device.md",
     "sample_models/robot_camera/README.md",

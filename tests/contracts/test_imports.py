@@ -17,17 +17,47 @@ INTERPRETERS = ("onnxruntime", "ai_edge_litert", "tflite_runtime")
 TOOLS = ("onnxscript", "litert_torch", "safetensors", "rich", "PIL", "hypothesis")
 
 TORCH_FREE = (
-    "bnfold", "bnfold.errors", "bnfold.finding", "bnfold.numerics", "bnfold.signature", "bnfold.manifest",
-    "bnfold.manifest_schema", "bnfold.container", "bnfold.atomic", "bnfold.affine", "bnfold.wording",
-    "bnfold.runtime", "bnfold.runtime.bench", "bnfold.runtime.coldstart",
-    "bnfold.runtime.latency", "bnfold.runtime.feeds", "bnfold.runtime.frames", "bnfold.runtime.golden",
-    "bnfold.runtime.images", "bnfold.runtime.interpreters", "bnfold.runtime.model",
-    "bnfold.runtime.preprocess", "bnfold.runtime.scores", "bnfold.report", "bnfold.report.answers",
-    "bnfold.report.benchmark", "bnfold.report.conversion", "bnfold.report.inspection",
+    "bnfold",
+    "bnfold.affine",
+    "bnfold.atomic",
+    "bnfold.container",
+    "bnfold.errors",
+    "bnfold.finding",
+    "bnfold.manifest",
+    "bnfold.manifest_schema",
+    "bnfold.numerics",
+    "bnfold.report",
+    "bnfold.report.answers",
+    "bnfold.report.audit",
+    "bnfold.report.benchmark",
+    "bnfold.report.conversion",
+    "bnfold.report.inspection",
     "bnfold.report.machine",
-    "bnfold_cli", "bnfold_cli.main", "bnfold_cli.run", "bnfold_cli.inspect", "bnfold_cli.doctor",
-    "bnfold_cli.convert", "bnfold_cli.verify", "bnfold_cli.rules", "bnfold_cli.bench",
-)  # fmt: skip
+    "bnfold.runtime",
+    "bnfold.runtime.bench",
+    "bnfold.runtime.coldstart",
+    "bnfold.runtime.feeds",
+    "bnfold.runtime.frames",
+    "bnfold.runtime.golden",
+    "bnfold.runtime.images",
+    "bnfold.runtime.interpreters",
+    "bnfold.runtime.latency",
+    "bnfold.runtime.model",
+    "bnfold.runtime.preprocess",
+    "bnfold.runtime.scores",
+    "bnfold.signature",
+    "bnfold.wording",
+    "bnfold_cli",
+    "bnfold_cli.audit",
+    "bnfold_cli.bench",
+    "bnfold_cli.convert",
+    "bnfold_cli.doctor",
+    "bnfold_cli.inspect",
+    "bnfold_cli.main",
+    "bnfold_cli.rules",
+    "bnfold_cli.run",
+    "bnfold_cli.verify",
+)
 
 PROGRAM = """
 import json, sys
@@ -80,7 +110,11 @@ def test_the_public_names_that_need_no_torch() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("run", "inspect", "doctor", "convert"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("run", "inspect", "audit", "doctor", "convert")),
+    ],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -133,7 +133,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "addmm with one number for a bias": (
         lambda: Net(
             lambda m, x: m.l(torch.addmm(m.one, m.bn(torch.sigmoid(x[:, 0, 0])), m.w)),
-            l=nn.Linear(16, 3), bn=nn.BatchNorm1d(8), w=torch.nn.Parameter(torch.randn(8, 16)),
+            l=nn.Linear(16, 3),
+            bn=nn.BatchNorm1d(8),
+            w=torch.nn.Parameter(torch.randn(8, 16)),
             one=torch.nn.Parameter(torch.ones(1)),
         ),
         {"bn": "kept"},
@@ -262,7 +264,8 @@ def test_batch_statistics_are_refused_and_the_rest_is_folded() -> None:
     ("buffer", "value", "code"),
     [
         ("running_mean", float("nan"), "BNF-A001"),
-        ("running_var", float("inf"), "BNF-A003"),
+        ("running_var", float("nan"), "BNF-A003"),
+        ("running_var", float("inf"), "BNF-A001"),
         ("running_var", -1.0, "BNF-A007"),
         ("weight", float("nan"), "BNF-A021"),
     ],

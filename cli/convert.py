@@ -76,14 +76,17 @@ def _add_artifact_options(parser: CommandParser) -> None:
         metavar="fp32",
         help="only fp32 so far",
     )
-    # Designed, not built: taken so that it can be refused by name, and shown in no help.
-    parser.option("--monitor", action="store_true", default=False, help=argparse.SUPPRESS)
+    parser.option(
+        "--monitor",
+        group=group,
+        action="store_true",
+        default=False,
+        help="also NAME.monitor.*: the same answers, and what bnfold drift looks at",
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Load, convert, report."""
-    if options.monitor:
-        raise UsageError("BNF-U004", "--monitor is not built yet in this version", fix="leave --monitor out")
     normalisation = preparation.normalisation(options, options.input)
     labels = preparation.labels(options.labels)
 
@@ -105,6 +108,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         normalisation=normalisation,
         labels=labels,
         precision=options.precision,
+        monitor=options.monitor,
         dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),
         opset=options.opset,

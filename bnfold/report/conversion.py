@@ -86,7 +86,7 @@ def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[
     counts = {(row["frames"], row["frames_source"]) for row in rows}
     cells = [
         (
-            row["candidate"],
+            _candidate(row),
             row["runtime"],
             row["output"],
             row["frames"],
@@ -108,6 +108,12 @@ def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[
     if not told and any(source == "random" for _, source in counts):
         lines.append(paragraph("Unproven on real frames: give --samples.", style, indent="  "))
     return "\n".join(lines)
+
+
+def _candidate(row: Document) -> str:
+    return (
+        str(row["candidate"]) if row.get("role", "clean") == "clean" else f"{row['candidate']} {row['role']}"
+    )
 
 
 def _frames(count: int, source: str) -> str:

@@ -23,13 +23,14 @@ COMMANDS = {
     "run": "one answer per frame, or the artifact's own self-test",
     "bench": "how long one frame takes here, start and memory",
     "audit": "what a checkpoint's population statistics show, without data",
+    "drift": "whether frames look like what the network was trained on",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("recalibrate", "diagnose", "drift", "monitor")
+PLANNED = ("recalibrate", "diagnose", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:

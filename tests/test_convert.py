@@ -110,7 +110,7 @@ def test_the_document_is_the_one_of_the_design(both: tuple[ConversionResult, Pat
     for row in document["parity"]:
         assert set(row) == {
             *("candidate", "runtime", "output", "frames", "frames_source"),
-            *("max_abs_error", "noise_floor", "tolerance", "passed"),
+            *("max_abs_error", "noise_floor", "tolerance", "passed", "role"),
         }
         assert (row["output"], row["frames"], row["frames_source"]) == ("output", 20, "samples")
         assert row["max_abs_error"] <= row["tolerance"] < 1e-4
@@ -461,7 +461,6 @@ def test_example_inputs_that_require_gradients_are_taken_without_a_warning(tmp_p
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"monitor": True}, "BNF-U004"),
         ({"precision": "fp16"}, "BNF-U004"),
         ({"precision": "int8"}, "BNF-U004"),
         ({"precision": "fp8"}, "BNF-U071"),

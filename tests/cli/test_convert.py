@@ -171,7 +171,6 @@ def test_statistics_that_cannot_be_frozen_end_with_1_and_no_file(
     [
         (["nowhere.pt", *AS], "BNF-L001"),
         (["best.pt", *AS, "--precision", "int8"], "BNF-U004"),
-        (["best.pt", *AS, "--monitor"], "BNF-U004"),
         (["best.pt", *AS, "--to", "coreml"], "BNF-U010"),
         (["best.pt", *AS, "--skip", "conv-backwards"], "BNF-U025"),
         (["best.pt", *AS, "--name", "a/b"], "BNF-U016"),

@@ -129,7 +129,9 @@ def _between(layer: Layer, subject: Subject) -> list[str]:
     own = [i for i, name in enumerate(names) if norms.get(name) is layer]
     if not own:
         parent = layer.name.rpartition(".")[0]
-        return [name for name in names if name not in norms and name.startswith(f"{parent}." if parent else "")]
+        return [
+            name for name in names if name not in norms and name.startswith(f"{parent}." if parent else "")
+        ]
     found = []
     for name in reversed(names[: own[0]]):
         if name in norms:

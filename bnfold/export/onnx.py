@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 
 from bnfold.errors import ExportError, InternalError, PlatformError
-from bnfold.export import SIZE_LIMIT, Exported, rewrite, rewrite_onnx
+from bnfold.export import SIZE_LIMIT, Exported, forms, rewrite, rewrite_onnx
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
 from bnfold.export.onnx_names import distinct_names, rename_tensors
@@ -80,6 +80,8 @@ def export(
     with quiet() as printed, same_randomness():
         if shapes is None:
             propagate(module, example)
+        forms.choose(module, forms.ONNX)
+        if shapes is None:
             rewrite.apply(module, rewrite_onnx.REWRITES, "ONNX")
         model = _translate(module, example, shapes, wanted)
     _strip(model)

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from bnfold.errors import ExportError, InternalError, PlatformError
-from bnfold.export import SIZE_LIMIT, Exported, rewrite, rewrite_conv, rewrite_pool, rewrite_resize
+from bnfold.export import SIZE_LIMIT, Exported, forms, rewrite, rewrite_conv, rewrite_pool, rewrite_resize
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
 from bnfold.export.quiet import quiet, same_randomness
@@ -64,6 +64,7 @@ def export(
             propagate(module, example)
         except Exception as error:
             raise explain(error, module, "tflite") from error
+        forms.choose(module, forms.TFLITE)
         rewrite.apply(module, REWRITES, "TFLite")
         data = _convert(module, example, _needs_64_bits(inputs, outputs))
         description = describe(data)

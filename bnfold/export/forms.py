@@ -92,13 +92,14 @@ def choose(module: fx.GraphModule, target: Target) -> list[str]:
     for node in list(module.graph.nodes):
         if not node.users or not is_map(node):
             continue  # the second of a pair that is written already, or no map of channels
-        source = next((each for each in node.all_input_nodes if not constants.is_constant(each)), None)
-        kind = None
-        if source is not None and layout.holds(source):
-            if node in affines:
-                kind = _write_affine(module, node, source, affines, target)
-            elif node.target in _BOUNDS:
-                kind = _write_bounds(module, node, source, constants, target)
+        is_left_over = node in affines or node.target in _BOUNDS
+        if not is_left_over or constants.is_constant(node) or not layout.holds(_varying(node, constants)):
+            continue
+        source = _varying(node, constants)
+        if node in affines:
+            kind = _write_affine(module, node, source, affines, target)
+        else:
+            kind = _write_bounds(module, node, source, affines, constants, target)
         if kind is not None:
             used.append(kind)
     g.clean(module)
@@ -106,7 +107,7 @@ def choose(module: fx.GraphModule, target: Target) -> list[str]:
 
 
 def _write_affine(
-    module: fx.GraphModule, node: fx.Node, source: fx.Node, affines: Mapping[fx.Node, Affine], target: Target
+    module: fx.GraphModule, node: fx.Node, source: fx.Node, affines: dict[fx.Node, Affine], target: Target
 ) -> str | None:
     last, affine = node, affines[node]
     (reader, *others) = node.users
@@ -116,12 +117,18 @@ def _write_affine(
         return None
     with module.graph.inserting_before(last):
         written = _depthwise(module, source, affine)
+    affines[written] = affine
     _replace(last, written)
     return "single" if last is node else "pair"
 
 
 def _write_bounds(
-    module: fx.GraphModule, node: fx.Node, source: fx.Node, constants: Constants, target: Target
+    module: fx.GraphModule,
+    node: fx.Node,
+    source: fx.Node,
+    affines: Mapping[fx.Node, Affine],
+    constants: Constants,
+    target: Target,
 ) -> str | None:
     kind = "bounds" if node.target is aten.clamp.Tensor else "bound"
     channels = g.shape(node)[1]
@@ -133,6 +140,8 @@ def _write_bounds(
     moves = _absorbed(node, Pending(after, 1), constants)
     if moves is None:
         return None
+    if source in affines and len(source.users) == 1:  # mixed signs leave an addition before the bounds
+        before, source = before.after(affines[source]), _varying(source, constants)
     with module.graph.inserting_before(node):
         result = module.graph.call_function(activation, (_depthwise(module, source, before),))
     result.meta = dict(node.meta)
@@ -143,6 +152,11 @@ def _write_bounds(
                 constant = _constant(module, array, g.value(reader))
             g.set_argument(reader, name, constant)
     return kind
+
+
+def _varying(node: fx.Node, constants: Constants) -> fx.Node:
+    """The first input that is not constant."""
+    return next(source for source in node.all_input_nodes if not constants.is_constant(source))
 
 
 # --- the algebra -----------------------------------------------------------------------------------------

@@ -199,9 +199,7 @@ class Planner:
         backward = {} if deeper is None else {there: deeper}
         return Step(source, "compose", Move(after=both), backward=backward), price - before
 
-    def _inputs(
-        self, node: fx.Node, move: Move, refusals: list[str]
-    ) -> tuple[dict[fx.Node, Step], Price]:
+    def _inputs(self, node: fx.Node, move: Move, refusals: list[str]) -> tuple[dict[fx.Node, Step], Price]:
         """What a move leaves on the inputs of its operator: how it goes on there, and the price."""
         steps: dict[fx.Node, Step] = {}
         price = Price()

@@ -45,9 +45,7 @@ class AverageForward(Rule):
             ),
             Case(
                 "global, then a classifier",
-                lambda: nn.Sequential(
-                    between(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(3, 5)
-                ),
+                lambda: nn.Sequential(between(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(3, 5)),
                 (2, 3, 4, 5),
                 ("folded",),
             ),

@@ -72,9 +72,7 @@ class ConvForward(Rule):
             frame = frame + affine.map
         border = _conv.run_on_constant(operator, frame, weight)
         channels = border.shape[0]
-        return Move(
-            weights, after=left_behind(Affine(np.ones(channels), np.zeros(channels), border), 1)
-        )
+        return Move(weights, after=left_behind(Affine(np.ones(channels), np.zeros(channels), border), 1))
 
     def _scaled(self, operator: Operator, weight: Array, scale: Array) -> Array:
         if operator.node.target in _conv.TRANSPOSED:

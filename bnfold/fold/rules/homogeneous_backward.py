@@ -45,9 +45,7 @@ class HomogeneousBackward(Rule):
             before, after = size, Affine(sign, affine.shift)
         if before.is_identity:
             return Refusal("only the sign and the shift are left, which cannot pass")
-        return Move(
-            before={operator.data: Pending(before, axis)}, after=left_behind(after, pending.axis)
-        )
+        return Move(before={operator.data: Pending(before, axis)}, after=left_behind(after, pending.axis))
 
     def cases(self) -> list[Case]:
         class Abs(nn.Module):

@@ -50,9 +50,7 @@ class RearrangeForward(Rule):
                 return tuple(head(piece) for head, piece in zip(self.heads, pieces, strict=True))
 
         def flattened(channels: int, features: int) -> nn.Module:
-            return nn.Sequential(
-                nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5)
-            )
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5))
 
         def conv(inputs: int) -> nn.Module:
             return nn.Conv2d(inputs, 4, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,19 @@ RUN_TIME_FREE = {
     "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t",
     "unsqueeze", "squeeze",
 }  # fmt: skip
+
+
+class Net(nn.Module):
+    """A forward as a function of the module's layers and its input."""
+
+    def __init__(self, run: Callable[[Any, torch.Tensor], Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.run(self, x)
 
 
 def draw_statistics(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -3,7 +3,7 @@
     avg(s * x + t)  =  s * avg(x) + t
         pooling, adaptive pooling, the mean over spatial axes, interpolation
     avg(s * x + m)  =  s * avg(x) + avg(m)
-        a shift where padded zeros are counted, or a map: the average of a constant frame is one
+        a shift where padded zeros are counted, or a map
 
 Averaging is linear. The mean of a map over all positions is a shift again.
 

@@ -3,7 +3,7 @@
     s pad(x) + t     =  pad(s x + t)
         where the padding repeats real values (reflect, replicate, circular)
     s pad_v(x) + t   =  pad_u(s x + t),  u = s v + t
-        where u is the same for all channels: padding has one value for all of them
+        where u is the same for all channels: padding has one value for all
     s pad_v(x) + t   =  pad_0(s x) + t + m,  m = s v at the border, 0 inside
         otherwise; nothing but t where v = 0
 

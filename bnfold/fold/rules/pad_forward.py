@@ -3,7 +3,7 @@
     pad(s x + t)     =  s pad(x) + t
         where the padding repeats real values (reflect, replicate, circular)
     pad_v(s x + t)   =  s pad_u(x) + t,  u = (v - t) / s
-        where u is the same for all channels: padding has one value for all of them (0 for t = v = 0)
+        where u is the same for all channels: 0 for t = v = 0
     pad_v(s x + t)   =  s pad_0(x) + m,  m = t inside, v at the border
         otherwise
 

@@ -99,6 +99,8 @@ class Body:
             self.graph.erase_node(operator)
             operator = new
         self.set_weights(operator, move.weights)
+        for name, value in move.settings.items():
+            g.set_argument(operator, name, value)
         return operator
 
     def set_weights(self, operator: fx.Node, weights: Mapping[str, Array]) -> None:

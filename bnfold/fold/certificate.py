@@ -171,7 +171,7 @@ class _Replay:
         def look_up(source: fx.Node) -> Any:
             return values[self._name[source]]
 
-        if torch.Tag.nondeterministic_seeded in getattr(twin.target, "tags", ()):
+        if g.draws(twin):
             torch.manual_seed(zlib.crc32(node.name.encode()))  # on both sides the same draw
         return twin.target(*map_arg(twin.args, look_up), **map_arg(twin.kwargs, look_up))  # type: ignore[operator]
 

@@ -18,7 +18,7 @@ from bnfold.affine import Affine
 from bnfold.capture import Captured
 from bnfold.fold.account import Account
 from bnfold.fold.body import Body
-from bnfold.fold.canonical import Splits, network_affines, use_linear, use_maxima, use_shapes
+from bnfold.fold.canonical import Splits, network_affines, use_linear, use_maxima, use_one_name, use_shapes
 from bnfold.fold.constants import Constants
 from bnfold.fold.lowering import lower
 from bnfold.fold.pending import USER, Owners, Pending
@@ -62,6 +62,7 @@ class Engine:
         self._body = Body(captured.body)
         constants = Constants(self._body.module)
         self._plant()
+        use_one_name(self._body.graph)
         use_shapes(self._body.graph)
         use_maxima(self._body.graph)
         use_linear(self._body.graph, constants, self._body.pending)

@@ -37,6 +37,20 @@ def _vanishes(weight: Array, kind: torch.finfo) -> bool:
     return bool(((largest > 0) & (largest < kind.tiny / kind.eps * 2**-4)).any()) and kind.bits == 16
 
 
+def _untouched(reader: fx.Node, source: fx.Node, here: Pending) -> bool:
+    """Whether a slice of ``source`` reads only channels that the affine leaves as they are."""
+    if reader.target is not torch.ops.aten.slice.Tensor or here.affine.map is not None:
+        return False
+    arguments = g.arguments(reader)
+    if arguments["dim"] % g.value(source).ndim != here.axis:
+        return False
+    bounds = arguments["start"], arguments["end"], arguments["step"]
+    if not all(bound is None or isinstance(bound, int) for bound in bounds):
+        return False
+    read = slice(*bounds)
+    return here.affine.take(np.arange(here.affine.channels)[read]).is_identity
+
+
 _NOT_CHEAPER = "moving it further would not make the network cheaper"
 _BORDER = "behind zero padding its shift would still be one addition, different at the border"
 
@@ -77,7 +91,8 @@ class Planner:
         return Plan(step, {}, None, here, price)
 
     def best(self, node: fx.Node, here: Pending) -> tuple[Plan | None, list[str]]:
-        """The cheapest plan that is cheaper than leaving the affine where it is, and all refusals."""
+        """Of the plans that are cheaper than leaving the affine where it is, the one that leaves the fewest
+        operators, then the fewest bytes; and all refusals."""
         self._questions = 0
         refusals: list[str] = []
         step, price = self._edge(node.all_input_nodes[0], node, here, refusals)
@@ -94,7 +109,18 @@ class Planner:
             refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
         elif plans and not better:
             refusals.append(_NOT_CHEAPER)
-        return (min(better, key=lambda plan: plan.price.bytes) if better else None), refusals
+        return min(better, key=lambda plan: self._outlook(node, plan), default=None), refusals
+
+    def _outlook(self, node: fx.Node, plan: Plan) -> tuple[int, float]:
+        """What a plan leaves, once what a backward move leaves at ``node`` has gone on into the readers."""
+        after = None if plan.backward is None else plan.backward.move.after
+        if after is None or plan.backward is None or plan.backward.node in self.pending:
+            return plan.price.operators, plan.price.bytes
+        stays = cost.lowered(after.affine, g.value(node))
+        steps, further = self._readers(node, after, [])
+        gain = stays - further if steps and further.beats(stays) else Price()
+        price = plan.price - gain
+        return price.operators, price.bytes
 
     def merges(self, node: fx.Node) -> Step | None:
         """The merge of a node's operands into one call, where a rule has one."""
@@ -154,7 +180,7 @@ class Planner:
         if source.op == "placeholder":
             refusals.append(f"{source.name} is an input of the network")
             return wait
-        others = [user for user in source.users if user is not reader]
+        others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
         if others and not shared:
             names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
             refusals.append(f"the value of {g.layer_name(source)} is also read by {names}")
@@ -286,7 +312,8 @@ class Planner:
         self._questions += 1
         if not rules:
             verb = "after" if direction == "backward" else "before"
-            return Refusal(f"no rule moves an affine from {verb} {g.operator_name(node)} ({what})")
+            maker = g.data_input(node) if node.target is g.getitem else node
+            return Refusal(f"no rule moves an affine from {verb} {g.operator_name(maker)} ({what})")
         if self._questions > _MOST_QUESTIONS:
             return Refusal(f"the search ends at {what}, too far away")
         operator = Operator(node, g.arguments(node), self.constants.value, self.pending, edge)

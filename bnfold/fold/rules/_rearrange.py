@@ -69,6 +69,15 @@ def forward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
     return _along_one_axis(moved, moved, operator.output_shape)
 
 
+def values(operator: Operator, frame: NDArray[np.float64], axis: int) -> NDArray[np.float64] | None:
+    """A frame (channels, *spatial) behind the operator, along one axis; None where it varies elsewhere."""
+    moved = _run(operator, np.broadcast_to(frame, g.shape(operator.data)))
+    if moved is None:
+        return None
+    along = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)
+    return along[:, 0].copy() if (along == along[:, :1]).all() else None
+
+
 def backward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
     """The input's axis of the channels, and for each position on it the output's channel; -1: none."""
     shape, result = g.shape(operator.data), g.shape(operator.node)

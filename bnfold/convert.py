@@ -61,6 +61,7 @@ def convert(
     monitor: bool = False,
     dynamic_batch: bool = False,
     skip: Iterable[str] = (),
+    prune: bool = False,
     opset: int | None = None,
     source: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
@@ -86,6 +87,7 @@ def convert(
         monitor: not built yet.
         dynamic_batch: keep the batch axis symbolic (ONNX only).
         skip: names of fold rules not to use.
+        prune: remove channels that are constant or that nobody reads, see :func:`bnfold.fold`.
         opset: of ONNX; None is the exporter's default.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint that the module was loaded from.
         metric: ``metric(outputs, labels) -> float`` in place of top-1, or ``FILE.py:NAME``.
@@ -125,7 +127,7 @@ def convert(
 
     def attempt(skipped: tuple[str, ...]) -> _Attempt:
         """Fold, and prove the fold and every file."""
-        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped)
+        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped, prune=prune)
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs)
@@ -171,6 +173,7 @@ def convert(
         artifacts,
         request.source,
         proof.yardstick.accuracy,
+        folded.report.pruned,
     )
 
 
@@ -250,7 +253,7 @@ def _stopped(request: Request, folded: FoldResult, found: list[Finding]) -> Conv
     for target in request.targets:
         found += _left_over(request.path(target))
     return ConversionResult(
-        folded.report.batch_norms, [], f.by_severity(found), [], request.source, accuracy=None
+        folded.report.batch_norms, [], f.by_severity(found), [], request.source, pruned=folded.report.pruned
     )
 
 

@@ -184,7 +184,7 @@ def _dead_channels(name: str, affine: Affine) -> list[Finding]:
             f"{name}.weight{_channel_list(dead)}",
             f"{len(dead)} of {affine.channels} channels are dead: gamma is 0, their output is constant",
             {"channels": dead.tolist(), "count": affine.channels},
-            "they can be pruned",
+            "nothing to do; --prune (prune=True) removes those that nothing else needs",
         )
     ]
 

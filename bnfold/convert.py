@@ -55,6 +55,7 @@ def convert(
     monitor: bool = False,
     dynamic_batch: bool = False,
     skip: Iterable[str] = (),
+    prune: bool = False,
     opset: int | None = None,
     source: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
@@ -81,6 +82,7 @@ def convert(
             look at. At least 20 of ``samples`` become its baseline.
         dynamic_batch: keep the batch axis symbolic (ONNX only).
         skip: names of fold rules not to use.
+        prune: remove channels that are constant or that nobody reads, see :func:`bnfold.fold`.
         opset: of ONNX; None is the exporter's default.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint that the module was loaded from.
         metric: ``metric(outputs, labels) -> float`` in place of top-1, or ``FILE.py:NAME``.
@@ -120,7 +122,7 @@ def convert(
 
     def attempt(skipped: tuple[str, ...]) -> _Attempt:
         """Fold, and prove the fold and every file."""
-        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped)
+        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped, prune=prune)
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs)
@@ -166,6 +168,7 @@ def convert(
         artifacts,
         request.source,
         proof.yardstick.accuracy,
+        folded.report.pruned,
     )
 
 
@@ -221,7 +224,7 @@ def _stopped(request: Request, folded: FoldResult, found: list[Finding]) -> Conv
     for target, role in request.files:
         found += delivery.left_over(request.path(target, role))
     return ConversionResult(
-        folded.report.batch_norms, [], f.by_severity(found), [], request.source, accuracy=None
+        folded.report.batch_norms, [], f.by_severity(found), [], request.source, pruned=folded.report.pruned
     )
 
 

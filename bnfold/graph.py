@@ -130,9 +130,14 @@ def fill(root: nn.Module, target: str, tensor: torch.Tensor) -> None:
     root.register_buffer(name, tensor)
 
 
+def drop_dead_code(graph: fx.Graph) -> None:
+    """Drop nodes that nothing reads; the graph's inputs stay."""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
 def clean(body: fx.GraphModule) -> None:
     """Drop nodes and attributes that nothing reads, and regenerate the code."""
-    body.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    drop_dead_code(body.graph)
     body.delete_all_unused_submodules()
     used = {str(node.target) for node in body.graph.nodes if node.op == "get_attr"}
     for path, owner in list(body.named_modules()):

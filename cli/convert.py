@@ -34,6 +34,12 @@ def configure(parser: CommandParser) -> None:
     parser.option(
         "--skip", default=[], action="append", metavar="RULE", help="fold without this rule; repeatable"
     )
+    parser.option(
+        "--prune",
+        action="store_true",
+        default=False,
+        help="remove channels that are constant (dead) or read by nobody",
+    )
     _add_artifact_options(parser)
     preparation.add_options(parser, labels=True)
     proof = parser.add_argument_group("proof")
@@ -111,6 +117,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         monitor=options.monitor,
         dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),
+        prune=options.prune,
         opset=options.opset,
         source={"path": options.checkpoint, "sha256": checkpoint.sha256, "format": checkpoint.format},
         metric=options.metric,

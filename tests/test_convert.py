@@ -188,6 +188,31 @@ def test_a_symbolic_batch_is_proven_with_several_frames(tmp_path: Path) -> None:
     assert np.abs(model.predict_raw(inputs)["output"] - expected).max() < 1e-5
 
 
+def test_pruned_files_are_smaller_and_compute_the_same(tmp_path: Path) -> None:
+    module = built(Small)
+    with torch.no_grad():
+        module.bn1.weight[[0, 2, 5]] = 0.0
+        module.bn1.bias[[0, 2, 5]] = torch.tensor([-1.0, 2.0, 3.0])
+        module.bn2.weight[1], module.bn2.bias[1] = 0.0, 0.5
+    whole = convert(module, tmp_path / "whole", to=("onnx", "tflite"))
+    result = convert(module, tmp_path / "pruned", to=("onnx", "tflite"), prune=True)
+    assert whole.passed
+    assert result.passed
+    assert whole.pruned is None
+    assert result.to_json()["pruned"]["layers"] == [
+        {"name": "conv1", "channels": 6, "removed": [0, 2, 5], "left": [], "reader": None},
+        {"name": "conv2", "channels": 4, "removed": [1], "left": [], "reader": None},
+    ]
+    inputs = frames(5)
+    with torch.no_grad():
+        expected = module(torch.tensor(inputs)).numpy()
+    for big, small in zip(whole.artifacts, result.artifacts, strict=True):
+        assert small.size_bytes < big.size_bytes
+        model = bnfold.open(small.path)
+        found = np.concatenate([model.predict_raw(one[None])["output"] for one in inputs])
+        assert np.abs(found - expected).max() < 1e-5
+
+
 def test_without_samples_it_is_called_unproven(tmp_path: Path) -> None:
     result = convert(built(Small), tmp_path, samples=None)
     assert result.passed

@@ -239,13 +239,37 @@ def _as_affine(node: fx.Node, values: Array, swapped: bool) -> Affine | None:
 
 @dataclass
 class _Split:
-    """One split: the call, and the slices that stand for its pieces."""
+    """One split: the call, the axis and the sizes, and the slices that stand for its pieces."""
 
     target: Any
     rest: tuple[Any, ...]
     kwargs: dict[str, Any]
     meta: dict[str, Any]
+    dim: int
+    sizes: list[int]
     pieces: dict[int, fx.Node] = field(default_factory=dict)
+
+    def now(self, total: int) -> tuple[list[int], dict[int, int]]:
+        """The sizes to split ``total`` into, which pruning may have made smaller, and each piece's place.
+
+        A piece that nobody reads any more may be gone.
+        """
+        bounds = {
+            number: (cast(int, piece.args[2]), cast(int, piece.args[3]))
+            for number, piece in sorted(self.pieces.items())
+            if piece.users
+        }
+        whole = all(end - start == self.sizes[number] for number, (start, end) in bounds.items())
+        if whole and total == sum(self.sizes):
+            return self.sizes, {number: number for number in bounds}
+        sizes: list[int] = []
+        places = {}
+        for number, (start, end) in bounds.items():
+            if start > sum(sizes):
+                sizes.append(start - sum(sizes))
+            places[number] = len(sizes)
+            sizes.append(end - start)
+        return [*sizes, total - sum(sizes)] if total > sum(sizes) else sizes, places
 
 
 class Splits:
@@ -272,7 +296,7 @@ class Splits:
             return
         if not all(user.target is g.getitem and isinstance(user.args[1], int) for user in readers):
             return
-        split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta))
+        split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta), dim, sizes)
         for reader in readers:
             number = cast(int, reader.args[1]) % len(sizes)
             start = sum(sizes[:number])
@@ -296,15 +320,19 @@ class Splits:
                 continue
             (source,) = sources
             assert isinstance(source, fx.Node)
+            sizes, places = split.now(int(g.value(source).shape[split.dim]))
+            target, args, kwargs = split.target, split.rest, split.kwargs
+            if sizes != split.sizes:
+                target, args, kwargs = aten.split_with_sizes.default, (sizes, split.dim), {}
             first = next(node for node in self._graph.nodes if node in pieces)
             with self._graph.inserting_before(first):
-                whole = self._graph.call_function(split.target, (source, *split.rest), split.kwargs)
+                whole = self._graph.call_function(target, (source, *args), kwargs)
             whole.meta = {**split.meta, "reference": None}
             whole.meta["sites"] = frozenset[int]().union(*(piece.meta["sites"] for piece in pieces))
             for number, piece in split.pieces.items():
                 if piece.users:
                     with self._graph.inserting_after(whole):
-                        item = self._graph.call_function(g.getitem, (whole, number))
+                        item = self._graph.call_function(g.getitem, (whole, places[number]))
                     item.meta = dict(piece.meta)
                     piece.replace_all_uses_with(item)
                     self._graph.erase_node(piece)

@@ -48,6 +48,11 @@ class Certificate:
     network: float | None
     tolerance: float
 
+    @property
+    def network_failed(self) -> bool:
+        """Whether the whole network is further off than its tolerance."""
+        return self.network is not None and not self.network <= self.tolerance
+
     def failed_sites(self) -> list[int]:
         return [number for number, error in self.sites.items() if not error <= self.tolerances[number]]
 

@@ -52,6 +52,60 @@ class BatchNormEntry:
         }
 
 
+@dataclass(frozen=True)
+class PrunedLayer:
+    """What pruning made of one convolution or linear layer.
+
+    Attributes:
+        name: of the layer.
+        channels: outputs that it had.
+        removed: which of them are gone.
+        left: which of them are constant and stay.
+        reader: who reads the ones that stay; None where none do.
+    """
+
+    name: str
+    channels: int
+    removed: list[int]
+    left: list[int]
+    reader: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as plain JSON types."""
+        return {
+            "name": self.name,
+            "channels": self.channels,
+            "removed": list(self.removed),
+            "left": list(self.left),
+            "reader": self.reader,
+        }
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What pruning removed.
+
+    Attributes:
+        layers: those with channels that are gone, or constant; in execution order.
+        weight_bytes: how much smaller the weights are.
+    """
+
+    layers: list[PrunedLayer]
+    weight_bytes: int
+
+    @property
+    def removed(self) -> int:
+        """How many channels are gone."""
+        return sum(len(layer.removed) for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "layers": [layer.to_json() for layer in self.layers],
+            "weight_bytes_saved": self.weight_bytes,
+        }
+
+
 @dataclass
 class FoldReport:
     """The account of a fold.
@@ -63,6 +117,7 @@ class FoldReport:
             reference's own output is not finite.
         tolerance: what ``max_rel_error`` had to stay within.
         seconds: ``capture``, ``fold``, ``certificate``.
+        pruned: the channels that were removed; None where it was not asked for.
     """
 
     batch_norms: list[BatchNormEntry]
@@ -70,3 +125,4 @@ class FoldReport:
     max_rel_error: float | None = None
     tolerance: float = 1e-10
     seconds: dict[str, float] = field(default_factory=dict)
+    pruned: Pruning | None = None

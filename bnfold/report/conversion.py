@@ -25,6 +25,7 @@ def render_conversion(document: Document, style: Style) -> str:
     """The whole report of ``bnfold convert``."""
     parts = [
         render_batch_norms(document["batch_norms"], style),
+        render_pruning(document.get("pruned"), style),
         render_parity(document["parity"], style, findings=document["findings"]),
         render_accuracy(document.get("accuracy"), style),
         render_findings(document["findings"], style),
@@ -74,6 +75,28 @@ def render_batch_norms(entries: Sequence[Document], style: Style, *, gains: bool
             reason = f"{printable(entry['name'])} is {entry['status']}: {entry['reason']}"
             lines.append(paragraph(reason, style, indent="  ", hanging="    "))
     return "\n".join(lines)
+
+
+def render_pruning(pruned: Document | None, style: Style) -> str:
+    """A row per layer with channels that are gone, or constant and kept."""
+    if not pruned:
+        return ""
+    layers = pruned["layers"]
+    gone = sum(len(layer["removed"]) for layer in layers)
+    title = f"Pruned: {plural(gone, 'channel')}, {size(pruned['weight_bytes_saved'])} of weights"
+    if not layers:
+        return style.paint("Pruned: nothing, no channel is constant or unread", "bold")
+    rows = [
+        [
+            layer["name"],
+            layer["channels"],
+            len(layer["removed"]),
+            f"{len(layer['left'])}, read by {layer['reader']}" if layer["left"] else "-",
+        ]
+        for layer in layers
+    ]
+    headers = ("layer", "channels", "removed", "constant, kept")
+    return f"{style.paint(title, 'bold')}\n{table(headers, rows, style, right=('channels', 'removed'))}"
 
 
 def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[Document] = ()) -> str:

@@ -56,7 +56,7 @@ def per_frame(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[nn.Mo
         The copy in eval mode, and the layers that were exchanged: their channels by name, in module order.
 
     Raises:
-        StatisticsError: there is no layer that could be exchanged (BNF-A027).
+        StatisticsError: there is no layer that could be exchanged (BNF-A035).
     """
     private = private_copy(module).eval()
     positions = _positions(private, example_inputs)
@@ -68,7 +68,7 @@ def per_frame(module: nn.Module, example_inputs: tuple[Any, ...]) -> tuple[nn.Mo
     exchanged = {name: layer.num_features for name, layer in layers.items()}
     if not exchanged:
         raise StatisticsError(
-            "BNF-A027",
+            "BNF-A035",
             "no BatchNorm sees more than one position per frame and channel: one value has no statistics",
             where=", ".join(positions) or "the network",
             fix="recalibrate the statistics: bnfold recalibrate",
@@ -108,7 +108,7 @@ def marked(exchanged: dict[str, int]) -> Finding:
     """What every report of such a conversion says."""
     count = len(exchanged)
     return Finding(
-        "BNF-A028",
+        "BNF-A036",
         "warning",
         next(iter(exchanged)),
         f"{count} BatchNorm{'s' if count > 1 else ''} normalise each frame by its own statistics, as asked: "

@@ -98,7 +98,7 @@ class Pooled(nn.Module):
 def test_where_a_frame_has_no_statistics_it_is_refused(module: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(StatisticsError) as caught:
         per_frame(module, (torch.randn(shape),))
-    assert caught.value.code == "BNF-A027"
+    assert caught.value.code == "BNF-A035"
 
 
 def test_the_whole_network_may_be_one_batch_norm() -> None:

@@ -24,15 +24,17 @@ from bnfold import atomic, delivery, draft
 from bnfold import finding as f
 from bnfold.conversion import Artifact, ConversionResult
 from bnfold.draft import Draft
+from bnfold.errors import UsageError
 from bnfold.export import monitor as monitor_graph
 from bnfold.export import taps
 from bnfold.export.outputs import check_outputs
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult, fold
+from bnfold.fold.report import BatchNormEntry
 from bnfold.fold.rules import all_rules
 from bnfold.normalisation import assumed, by_input
 from bnfold.request import Request, check_labels, check_request
-from bnfold.statistics import gate
+from bnfold.statistics import gate, per_frame
 from bnfold.verify import load_metric, randomness
 from bnfold.verify.accuracy import Metric
 from bnfold.verify.candidates import TorchCandidate, single_thread
@@ -59,6 +61,7 @@ def convert(
     opset: int | None = None,
     source: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
+    batch_statistics: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Fold a network, write it as ONNX and TFLite, and prove that the files compute what it computes.
@@ -86,6 +89,8 @@ def convert(
         opset: of ONNX; None is the exporter's default.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint that the module was loaded from.
         metric: ``metric(outputs, labels) -> float`` in place of top-1, or ``FILE.py:NAME``.
+        batch_statistics: ``frame``: the last resort, BatchNorms that normalise each frame by its own spatial
+            statistics (see :mod:`bnfold.statistics.per_frame`).
         progress: called with the name of each stage as it begins.
 
     Returns:
@@ -118,6 +123,9 @@ def convert(
     tell = progress or _silent
     tell("folding")
     example_inputs = _detached(example_inputs)
+    exchanged: dict[str, int] = {}
+    if batch_statistics is not None:
+        module, exchanged = _by_frame(module, example_inputs, batch_statistics)
     skipped = (skip,) if isinstance(skip, str) else tuple(skip)
 
     def attempt(skipped: tuple[str, ...]) -> _Attempt:
@@ -130,6 +138,7 @@ def convert(
         found = randomness.findings(folded.captured)
         if f.passed(found):
             found = gate.findings(module, folded.report) + assumed(normalisation, prepared)
+            found += [per_frame.marked(exchanged)] if exchanged else []
         if not f.passed(found):
             return _Attempt(folded, found)
         tell("computing the reference")
@@ -140,7 +149,7 @@ def convert(
         tell("comparing the fold")
         ours = folded.module
         proof.measure(TorchCandidate("fold", ours.body, ours.inputs, ours.outputs))
-        contents = _contents(module, folded, request, proof, found)
+        contents = _contents(module, folded, request, proof, found, per_frame.entries(exchanged))
         drafts = [
             draft.make(target, contents[role], request, folded, prepared, proof, tell, opset=opset)
             for target, role in request.files
@@ -162,7 +171,7 @@ def convert(
     atomic.ensure_folder(request.folder)
     artifacts = [delivery.write(request, draft, found) for draft in made.drafts]
     return ConversionResult(
-        folded.report.batch_norms,
+        [*folded.report.batch_norms, *per_frame.entries(exchanged)],
         proof.parity,
         f.by_severity(found + proof.findings),
         artifacts,
@@ -204,17 +213,25 @@ def _with_less_rounding(rules: list[str]) -> Finding:
 
 
 def _contents(
-    module: nn.Module, folded: FoldResult, request: Request, proof: Proof, found: list[Finding]
+    module: nn.Module,
+    folded: FoldResult,
+    request: Request,
+    proof: Proof,
+    found: list[Finding],
+    exchanged: list[BatchNormEntry],
 ) -> dict[str, draft.Content]:
     """What each role's file holds: the folded graph, and the same with taps."""
+    entries = [*folded.report.batch_norms, *exchanged]
     whole = monitor_graph.reference(module, folded)
     ours = folded.module
     recorded = whole.to_json() if whole.layers else None
-    contents = {"clean": draft.Content("clean", ours.body, ours.outputs, recorded)}
+    contents = {"clean": draft.Content("clean", ours.body, ours.outputs, entries, recorded)}
     if request.monitor:
         tapped = taps.tap(folded)
         seen = monitor_graph.monitored(whole, tapped, folded, proof.frames)
-        contents["monitor"] = draft.Content("monitor", tapped.body, tapped.outputs, seen.to_json())
+        contents["monitor"] = draft.Content(
+            "monitor", tapped.body, tapped.outputs, entries, seen.to_json()
+        )
         found += monitor_graph.unseen(tapped)
     return contents
 
@@ -226,6 +243,20 @@ def _stopped(request: Request, folded: FoldResult, found: list[Finding]) -> Conv
     return ConversionResult(
         folded.report.batch_norms, [], f.by_severity(found), [], request.source, pruned=folded.report.pruned
     )
+
+
+def _by_frame(module: nn.Module, example_inputs: Any, how: str) -> tuple[nn.Module, dict[str, int]]:
+    """The network with BatchNorms that normalise each frame by itself.
+
+    Raises:
+        UsageError: BNF-U074 it is asked for in another way.
+        StatisticsError: as :func:`bnfold.statistics.per_frame.per_frame`.
+    """
+    if how != "frame":
+        raise UsageError(
+            "BNF-U074", f"batch statistics by {how!r} are not offered", where="batch statistics", fix="frame"
+        )
+    return per_frame.per_frame(module, example_inputs)
 
 
 def _detached(example_inputs: Any) -> Any:

@@ -19,6 +19,7 @@ from bnfold.errors import InternalError, UsageError
 from bnfold.export import Exported
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult
+from bnfold.fold.report import BatchNormEntry
 from bnfold.normalisation import Normalisation
 from bnfold.numerics import max_abs
 from bnfold.request import Request
@@ -62,12 +63,14 @@ class Content:
         role: ``clean`` or ``monitor``.
         body: flat tensors in, a flat tuple of tensors out.
         outputs: of ``body``; a monitored file has more than the network.
+        batch_norms: what became of each.
         drift_reference: the manifest's; None where the network has no statistics to refer to.
     """
 
     role: str
     body: fx.GraphModule
     outputs: tuple[TensorSpec, ...]
+    batch_norms: list[BatchNormEntry]
     drift_reference: Mapping[str, Any] | None
 
 
@@ -165,7 +168,7 @@ def _manifest(
         ],
         "outputs": [tensor(spec, exported.outputs) for spec in content.outputs],
         "labels": request.labels,
-        "batch_norms": [entry.to_json() for entry in folded.report.batch_norms],
+        "batch_norms": [entry.to_json() for entry in content.batch_norms],
         "parity": [],
         "noise_floor": {},
         "runs_on": [dict(entry) for entry in exported.runs_on],

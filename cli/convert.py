@@ -40,6 +40,12 @@ def configure(parser: CommandParser) -> None:
         default=False,
         help="remove channels that are constant (dead) or read by nobody",
     )
+    parser.option(
+        "--batch-statistics",
+        choices=("frame",),
+        metavar="frame",
+        help="the last resort: BatchNorms normalise each frame by its own statistics",
+    )
     _add_artifact_options(parser)
     preparation.add_options(parser, labels=True)
     proof = parser.add_argument_group("proof")
@@ -121,6 +127,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         opset=options.opset,
         source={"path": options.checkpoint, "sha256": checkpoint.sha256, "format": checkpoint.format},
         metric=options.metric,
+        batch_statistics=options.batch_statistics,
         progress=context.progress,
     )
     document: dict[str, Any] = dict(result.to_json())

@@ -585,3 +585,33 @@ def test_a_fold_that_rounds_too_much_is_made_again_with_less(
     monkeypatch.undo()
     leanest = bnfold.convert(module, (torch.zeros(1, 3, 4, 5),), output=tmp_path, name="net")
     assert [entry.rules for entry in leanest.batch_norms] == [["threshold-forward", "conv-forward"]]
+
+
+# --- the last resort -------------------------------------------------------------------------------------
+
+
+def test_batch_statistics_by_frame_answer_where_the_population_is_nan(tmp_path: Path) -> None:
+    module = built(Small)
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            assert child.running_mean is not None
+            child.running_mean.fill_(torch.nan)
+    assert not convert(module, tmp_path / "a").passed
+    result = convert(module, tmp_path / "b", batch_statistics="frame")
+    assert result.passed
+    assert {entry.status for entry in result.batch_norms} == {"kept"}
+    assert [found.code for found in result.findings if found.severity == "warning"][:1] == ["BNF-A036"]
+    said = manifest.read(tmp_path / "b" / "net.onnx")["batch_norms"]
+    assert all("each frame by its own statistics" in entry["reason"] for entry in said)
+    one = frames(1, seed=11)[0]
+    one = one if one.ndim == 4 else one[None]
+    answer = bnfold.open(tmp_path / "b" / "net.onnx").predict_raw(one)["output"]
+    module.train()
+    with torch.no_grad():
+        np.testing.assert_allclose(answer, module(torch.from_numpy(one)).numpy(), atol=1e-4)
+
+
+def test_other_batch_statistics_are_not_offered(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        convert(built(Small), tmp_path, batch_statistics="batch")
+    assert caught.value.code == "BNF-U074"

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnfold.capture.isolation import private_copy
 from bnfold.errors import StatisticsError
 from bnfold.finding import Finding
+from bnfold.fold.report import BatchNormEntry
 
 
 class FrameNorm(nn.Module):
@@ -102,6 +103,12 @@ def _positions(module: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, 
         for handle in handles:
             handle.remove()
     return seen
+
+
+def entries(exchanged: dict[str, int]) -> list[BatchNormEntry]:
+    """The lines of the fold report for the layers that were exchanged: operators stay in their place."""
+    why = "it normalises each frame by its own statistics, as asked: nothing is frozen that could be folded"
+    return [BatchNormEntry(name, channels, status="kept", reason=why) for name, channels in exchanged.items()]
 
 
 def marked(exchanged: dict[str, int]) -> Finding:

@@ -71,7 +71,7 @@ def forward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
 
 def values(operator: Operator, frame: NDArray[np.float64], axis: int) -> NDArray[np.float64] | None:
     """A frame (channels, *spatial) behind the operator, along one axis; None where it varies elsewhere."""
-    moved = _run(operator, np.broadcast_to(frame, g.shape(operator.data)))
+    moved = run(operator, np.broadcast_to(frame, g.shape(operator.data)))
     if moved is None:
         return None
     along = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold._version import __version__
 
 if TYPE_CHECKING:
+    from bnfold import drift
     from bnfold.checkpoint import load
     from bnfold.convert import ConversionResult, convert
     from bnfold.fold import FoldResult, fold
@@ -31,6 +32,9 @@ _HOME = {
     "Finding": "bnfold.finding",
 }
 
+_PACKAGES = ("drift",)
+"""Public by themselves: ``bnfold.drift.check``."""
+
 __all__ = [
     "BnfoldError",
     "ConversionResult",
@@ -39,6 +43,7 @@ __all__ = [
     "Parity",
     "__version__",
     "convert",
+    "drift",
     "fold",
     "load",
     "open",
@@ -47,11 +52,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _PACKAGES:
+        return import_module(f"bnfold.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(home), name)
 
 

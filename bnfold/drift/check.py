@@ -58,8 +58,8 @@ def check(
         The verdict. ``drifted`` is False where ``judged`` is: too few independent frames are no evidence.
 
     Raises:
-        UsageError: BNF-U080 a clean artifact; BNF-U081 no BatchNorm to compare with; BNF-U082 neither an
-            artifact nor a module; BNF-U083 ``train_batch``, ``blocks`` or ``margin`` is out of range.
+        UsageError: BNF-U140 a clean artifact; BNF-U141 no BatchNorm to compare with; BNF-U142 neither an
+            artifact nor a module; BNF-U143 ``train_batch``, ``blocks`` or ``margin`` is out of range.
         InputError: BNF-R030, BNF-R031 the frames do not fit; for an artifact as ``Model.predict``.
         ArtifactError: as ``bnfold.open``; BNF-M030 the recorded reference is damaged.
 
@@ -115,7 +115,7 @@ def check(
 def _check_options(train_batch: int, blocks: int | None, margin: float) -> None:
     for name, value, least in (("train_batch", train_batch, 1), ("blocks", blocks, 1), ("margin", margin, 0)):
         if value is not None and not value >= least:
-            raise UsageError("BNF-U083", f"{name} is {value}", where=name, fix=f"give at least {least}")
+            raise UsageError("BNF-U143", f"{name} is {value}", where=name, fix=f"give at least {least}")
 
 
 def _broken(seen: Observed) -> tuple[list[Finding], NDArray[np.bool_]]:

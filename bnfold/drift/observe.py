@@ -67,8 +67,8 @@ def observe(source: Any, given: Frames, what: str = "frames") -> Observed:
         what: what the frames are called in messages.
 
     Raises:
-        UsageError: BNF-U080 the artifact is not a monitored one; BNF-U081 a module without a BatchNorm to
-            tap; BNF-U082 it is neither.
+        UsageError: BNF-U140 the artifact is not a monitored one; BNF-U141 a module without a BatchNorm to
+            tap; BNF-U142 it is neither.
         InputError: BNF-R030, BNF-R031 the frames do not fit; for an artifact as ``Model.predict``.
         ArtifactError: as ``bnfold.open``; BNF-M030 the recorded reference is damaged.
     """
@@ -86,7 +86,7 @@ def observe(source: Any, given: Frames, what: str = "frames") -> Observed:
         source = open_artifact(source)
     if not hasattr(source, "predict"):
         raise UsageError(
-            "BNF-U082",
+            "BNF-U142",
             f"a monitored artifact or an nn.Module is expected, not a {type(source).__name__}",
             where="drift.check",
         )
@@ -131,7 +131,7 @@ def reference_of(model: Any) -> Reference:
     """The drift reference of an opened artifact.
 
     Raises:
-        UsageError: BNF-U080 it is a clean artifact, which gives its answers only.
+        UsageError: BNF-U140 it is a clean artifact, which gives its answers only.
         ArtifactError: BNF-M030 the reference is damaged.
     """
     manifest = model.manifest
@@ -139,7 +139,7 @@ def reference_of(model: Any) -> Reference:
     recorded = manifest.get("drift_reference")
     if manifest["role"] != "monitor" or recorded is None:
         raise UsageError(
-            "BNF-U080",
+            "BNF-U140",
             f"{name!r} is a clean artifact: it gives its answers, and not what its layers see",
             where=f"role {manifest['role']}",
             fix="make the monitored one: bnfold convert ... --monitor, "

@@ -50,7 +50,7 @@ def tap(module: nn.Module, frames: NDArray[Any] | Mapping[str, NDArray[Any]]) ->
         frames: model inputs, first axis: frames; a dictionary of them for several inputs.
 
     Raises:
-        UsageError: BNF-U081 there is no BatchNorm to tap.
+        UsageError: BNF-U141 there is no BatchNorm to tap.
         InputError: BNF-R030 the module does not take the frames.
     """
     run = _Run(module)
@@ -182,7 +182,7 @@ class _Run:
         if not self.layers:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:3])
             raise UsageError(
-                "BNF-U081",
+                "BNF-U141",
                 "no BatchNorm to compare with",
                 where=reasons or type(self.module).__name__,
                 fix="bnfold audit says what is wrong with the statistics" if reasons else "",

@@ -19,7 +19,8 @@ def render_drift(document: Document, style: Style) -> str:
     parts = [
         _head(document, style),
         render_findings(document["findings"], style),
-        *(_tier(tier, style) for tier in document["tiers"] if tier["judged"]),
+        # the first tier decides; what the other one says is among the findings
+        *(_tier(tier, style) for tier in document["tiers"][:1] if tier["judged"]),
         _images(document["images"], style),
         _verdict(document, style),
     ]

@@ -83,7 +83,7 @@ class Engine:
         lower(self._body, self._sites)
         splits.restore()
         g.clean(self._body.module)
-        self._account.settle(self._body.graph)
+        self._account.settle(self._body)
         return Folded(self._body.module, self._body.rounding)
 
     def _plant(self) -> None:

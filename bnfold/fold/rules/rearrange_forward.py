@@ -57,9 +57,7 @@ class RearrangeForward(Rule):
                 return tuple(head(piece) for head, piece in zip(self.heads, pieces, strict=True))
 
         def flattened(channels: int, features: int) -> nn.Module:
-            return nn.Sequential(
-                nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5)
-            )
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5))
 
         def conv(inputs: int) -> nn.Module:
             return nn.Conv2d(inputs, 4, 1)
@@ -69,7 +67,10 @@ class RearrangeForward(Rule):
             Case(
                 "flatten a map",
                 lambda: nn.Sequential(
-                    nn.Sigmoid(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(),
+                    nn.Sigmoid(),
+                    nn.BatchNorm2d(3),
+                    nn.Conv2d(3, 4, 3, padding=1),
+                    nn.Flatten(),
                     nn.Linear(80, 2),
                 ),
                 (2, 3, 4, 5),

@@ -174,7 +174,11 @@ class Planner:
         others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
         if others and not shared:
             names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
-            refusals.append(f"the value of {g.layer_name(source)} is also read by {names}")
+            name = g.layer_name(source)
+            again = f", and a second {name} would cost more than what is left over"
+            refusals.append(
+                f"the value of {name} is also read by {names}{again if weights.has_weight(source) else ''}"
+            )
             return wait
         if self.is_frozen(source):
             refusals.append("another affine comes first, which stays where it is")

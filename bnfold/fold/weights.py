@@ -30,6 +30,16 @@ def unfit(node: fx.Node, move: Move) -> str | None:
     return None
 
 
+def has_weight(node: fx.Node) -> bool:
+    """Whether it is a convolution or a linear layer.
+
+    Computing one twice, for two readers of its value, is never tried: even a depthwise convolution takes longer
+    than the multiplication and the addition that it would save.
+    """
+    weight = g.arguments(node).get("weight")
+    return isinstance(weight, fx.Node) and g.value(weight).ndim > 1
+
+
 def _vanishes(weight: Array, kind: torch.finfo) -> bool:
     """Whether all of a row that is not zero lies near or below the smallest normal number.
 

@@ -12,7 +12,7 @@ from bnfold.fold import FoldResult, fold
 from bnfold.report.conversion import render_batch_norms
 from bnfold.report.style import Style
 from tests.fold.micro_graphs.micro import DISTINCT
-from tests.fold.micro_graphs.sharing import head_per_level, one_call_raw, pair_twice
+from tests.fold.micro_graphs.sharing import also_activated, head_per_level, one_call_raw, pair_twice
 from tests.fold.networks import Net, check_fold, draw_statistics
 
 X = torch.randn(DISTINCT.image, generator=torch.Generator().manual_seed(0))
@@ -109,6 +109,11 @@ def test_a_declined_copy_forward() -> None:
     (entry,) = result.report.batch_norms
     assert entry.status == "kept"
     assert "other calls read linear.weight as well" in str(entry.reason)
+
+
+def test_why_a_value_with_two_readers_is_not_computed_twice() -> None:
+    (entry,) = folded(also_activated(DISTINCT), X).report.batch_norms
+    assert "the value of conv is also read by relu, and a second conv would cost more" in str(entry.reason)
 
 
 @pytest.mark.parametrize("gains", [False, True])

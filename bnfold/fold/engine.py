@@ -91,7 +91,7 @@ class Engine:
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
         splits.restore()
         g.clean(self._body.module)
-        self._account.settle(self._body.graph)
+        self._account.settle(self._body)
         return Folded(self._body.module, self._body.rounding, pruned)
 
     def _with_dead_channels(self) -> list[int]:

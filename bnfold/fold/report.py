@@ -10,6 +10,19 @@ from bnfold.finding import Finding
 Status = Literal["folded", "reduced", "kept", "refused"]
 
 
+@dataclass(frozen=True)
+class WeightCopy:
+    """A weight that a call has a version of its own of, because other calls read another version.
+
+    Attributes:
+        weight: its name in the original.
+        bytes: of this version.
+    """
+
+    weight: str
+    bytes: int
+
+
 @dataclass
 class BatchNormEntry:
     """One BatchNorm call.
@@ -23,6 +36,9 @@ class BatchNormEntry:
             cannot be frozen and stays.
         rules: names of the rules that moved it.
         into: names of the layers whose weights took it.
+        copies: weights that were copied for this call, because others read them too: one conv that is called
+            for several levels, with a BatchNorm for each. Where no copy was made because it would cost more
+            than what is left over, ``reason`` says so.
         reason: why it went no further; None for ``folded``.
         gain: the largest |s| of its channels, s = gamma / sqrt(var + eps); None when refused.
         max_rel_error: its certificate: the largest error of its site, replayed in float64 on the
@@ -34,6 +50,7 @@ class BatchNormEntry:
     status: Status = "kept"
     rules: list[str] = field(default_factory=list)
     into: list[str] = field(default_factory=list)
+    copies: list[WeightCopy] = field(default_factory=list)
     reason: str | None = None
     gain: float | None = None
     max_rel_error: float | None = None
@@ -46,6 +63,7 @@ class BatchNormEntry:
             "status": self.status,
             "rules": list(self.rules),
             "into": list(self.into),
+            "copies": [{"weight": copy.weight, "bytes": copy.bytes} for copy in self.copies],
             "reason": self.reason,
             "gain": self.gain,
             "max_rel_error": self.max_rel_error,

@@ -74,6 +74,7 @@ def render_batch_norms(entries: Sequence[Document], style: Style, *, gains: bool
         if entry.get("reason"):
             reason = f"{printable(entry['name'])} is {entry['status']}: {entry['reason']}"
             lines.append(paragraph(reason, style, indent="  ", hanging="    "))
+    lines += [paragraph(text, style, indent="  ", hanging="    ") for text in _copies(entries)]
     return "\n".join(lines)
 
 
@@ -97,6 +98,21 @@ def render_pruning(pruned: Document | None, style: Style) -> str:
     ]
     headers = ("layer", "channels", "removed", "constant, kept")
     return f"{style.paint(title, 'bold')}\n{table(headers, rows, style, right=('channels', 'removed'))}"
+
+
+def _copies(entries: Sequence[Document]) -> list[str]:
+    """A sentence per weight that was copied because several calls read it."""
+    copied: dict[str, list[tuple[str, int]]] = {}
+    for entry in entries:
+        for copy in entry.get("copies", ()):
+            copied.setdefault(copy["weight"], []).append((entry["name"], copy["bytes"]))
+    return [
+        printable(
+            f"{weight} is read by several calls: copied for {', '.join(name for name, _ in takers)}, "
+            f"{size(sum(count for _, count in takers))} more"
+        )
+        for weight, takers in copied.items()
+    ]
 
 
 def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[Document] = ()) -> str:

@@ -52,7 +52,8 @@ class AverageForward(Rule):
                 "a map, then its mean",
                 lambda: nn.Sequential(
                     between(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1)),
-                    nn.Flatten(), nn.Linear(4, 5),
+                    nn.Flatten(),
+                    nn.Linear(4, 5),
                 ),
                 (2, 3, 4, 5),
                 ("folded",),

@@ -48,9 +48,7 @@ class HomogeneousBackward(Rule):
         turned = self._turned(operator, pending)
         if before.is_identity:
             return turned or Refusal("only the sign and the shift are left, which cannot pass")
-        move = Move(
-            before={operator.data: Pending(before, axis)}, after=left_behind(after, pending.axis)
-        )
+        move = Move(before={operator.data: Pending(before, axis)}, after=left_behind(after, pending.axis))
         return move if turned is None else (move, turned)
 
     def _turned(self, operator: Operator, pending: Pending) -> Move | None:

@@ -101,9 +101,10 @@ class HomogeneousForward(Rule):
             Case("leaky relu, both signs", lambda: signed(nn.LeakyReLU(0.1)), (4, 4, 5, 5), ("reduced",)),
             Case("prelu, both signs", lambda: signed(nn.PReLU(4)), (2, 4, 5, 6), ("reduced",)),
             Case(
-                "leaky relu, a dead channel among positive ones", lambda: nn.Sequential(
-                    nn.Sigmoid(), Dead(4), nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 1)
-                ), (4, 4, 5, 5), ("reduced",),
+                "leaky relu, a dead channel among positive ones",
+                lambda: nn.Sequential(nn.Sigmoid(), Dead(4), nn.LeakyReLU(0.1), nn.Conv2d(4, 3, 1)),
+                (4, 4, 5, 5),
+                ("reduced",),
             ),
             Case("abs, both signs", lambda: signed(Abs()), (2, 4, 5, 6), ("reduced",)),
             Case(

@@ -67,7 +67,10 @@ class RearrangeForward(Rule):
             Case(
                 "flatten a map",
                 lambda: nn.Sequential(
-                    nn.Sigmoid(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(),
+                    nn.Sigmoid(),
+                    nn.BatchNorm2d(3),
+                    nn.Conv2d(3, 4, 3, padding=1),
+                    nn.Flatten(),
                     nn.Linear(80, 2),
                 ),
                 (2, 3, 4, 5),

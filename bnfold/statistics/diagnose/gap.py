@@ -1,0 +1,129 @@
+"""Do the stored statistics describe what a BatchNorm reads, beyond what chance and held-out frames explain?
+
+Per channel, with the data's own deviation as the unit:
+
+    mean gap   (stored mean - mean of the frames) / sqrt(variance of the frames + eps)
+    scale gap  log of the ratio of the deviations, log(sqrt(stored variance + eps) / sqrt(variance + eps))
+
+The standard error comes from the spread of the frames (`frames.FrameStatistics`), of these frames and of those
+behind the running average, of which an average with momentum m over batches of B remembers about
+B (2 - m) / m. A channel has parted where the gap exceeds the margin by more than the standard error times
+the quantile for all channels together: both significant and large.
+
+In train mode the layers before have normalised with the batch, so a gap is the layer's own; in eval mode it
+includes what the layers before it did.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.statistics.diagnose.passes import Pass, Reading
+
+Array = NDArray[np.float64]
+
+MARGIN = 0.25
+"""A quarter of a deviation; sound networks stay below it on held-out frames (docs/diagnose.md)."""
+
+ALPHA = 0.01
+"""The chance that a sound network is accused at all, over all channels of all layers."""
+
+MIN_FRAMES = 16
+"""Fewer tell too little of the spread of the frames."""
+
+TRAIN_BATCH = 32
+"""Frames in a training batch, where nobody says it: a checkpoint does not."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One BatchNorm call against the frames; arrays of shape (channels,).
+
+    Attributes:
+        name: of the call.
+        mean, scale: the gaps, signed; NaN where the stored value or the frames are not finite.
+        mean_error, scale_error: their standard errors.
+        parted: by channel, whether either is beyond chance and margin.
+        certain: by channel, by how much at least: the larger gap less the quantile times its error.
+    """
+
+    name: str
+    mean: Array
+    scale: Array
+    mean_error: Array
+    scale_error: Array
+    parted: NDArray[np.bool_]
+    certain: Array
+
+    @property
+    def channels(self) -> list[int]:
+        """The channels that have parted, the surest first."""
+        order = np.argsort(-self.certain, kind="stable")
+        return [int(channel) for channel in order if self.parted[channel]]
+
+    @property
+    def worst(self) -> int:
+        """The channel whose gap is surest."""
+        return int(np.argmax(self.certain)) if len(self.certain) else 0
+
+    @property
+    def largest(self) -> float:
+        """The largest gap of any channel, of either kind; NaN where there is none."""
+        both = np.concatenate([np.abs(self.mean), np.abs(self.scale)])
+        both = both[np.isfinite(both)]
+        return float(both.max()) if len(both) else math.nan
+
+    @property
+    def typical(self) -> float:
+        """The root mean square over channels of both gaps together; NaN where there is none."""
+        squares = np.square(self.mean) + np.square(self.scale)
+        squares = squares[np.isfinite(squares)]
+        return float(np.sqrt(squares.mean())) if len(squares) else math.nan
+
+
+def gaps(seen: Pass, *, train_batch: int = TRAIN_BATCH, margin: float = MARGIN) -> dict[str, Gap]:
+    """The gap of every call that has stored statistics, in execution order.
+
+    Args:
+        seen: a pass, in either mode.
+        train_batch: frames in a batch of the training.
+        margin: what is let pass, in deviations.
+    """
+    stored = [r for r in seen.readings.values() if r.mean is not None and r.variance is not None]
+    tests = 2 * sum(reading.channels for reading in stored)
+    limit = quantile(ALPHA / (2 * max(tests, 1)), seen.frames - 1) * (1 + 8 / max(seen.frames, 1))
+    return {reading.name: _gap(reading, train_batch, margin, limit) for reading in stored}
+
+
+def quantile(tail: float, freedom: int) -> float:
+    """The upper quantile of Student's t.
+
+    Wallace's approximation (1959), inverted: within 0.3 % for 15 degrees of freedom and tails down to 1e-8.
+    """
+    z = NormalDist().inv_cdf(1 - tail) if tail > 1e-16 else 8.2
+    if freedom < 1:
+        return math.inf
+    stretched = z * (8 * freedom + 3) / (8 * freedom + 1)
+    return math.sqrt(freedom * math.expm1(stretched * stretched / freedom))
+
+
+def _gap(reading: Reading, train_batch: int, margin: float, limit: float) -> Gap:
+    assert reading.mean is not None
+    assert reading.variance is not None
+    seen = reading.input
+    remembered = train_batch * (2 - reading.momentum) / max(reading.momentum, 1e-3)
+    chance = 1 / max(seen.frames, 1) + 1 / remembered
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        spread = seen.variance + reading.eps
+        mean = (reading.mean - seen.mean) / np.sqrt(spread)
+        scale = np.log((reading.variance + reading.eps) / spread) / 2
+        mean_error = np.sqrt(seen.between * chance / spread)
+        scale_error = np.sqrt(seen.variance_spread * chance) / spread / 2
+    sure = np.fmax(np.abs(mean) - limit * mean_error, np.abs(scale) - limit * scale_error)
+    sure = np.where(np.isfinite(sure), sure, -np.inf)
+    return Gap(reading.name, mean, scale, mean_error, scale_error, sure > margin, sure)

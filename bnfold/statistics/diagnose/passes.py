@@ -1,0 +1,136 @@
+"""The same frames through the network in eval mode and in train mode, and what every BatchNorm read.
+
+Only the BatchNorms change their mode: dropout stays off and nothing is drawn, so what differs is due to the
+statistics. In train mode a BatchNorm normalises with the batch, and the buffers stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnfold.statistics.batches import Batch
+from bnfold.statistics.diagnose.frames import FrameStatistics
+from bnfold.statistics.observe import Call, answering
+
+Array = NDArray[np.float64]
+Mode = Literal["eval", "train"]
+
+
+@dataclass
+class Size:
+    """How large values are: the root of their mean square, and the largest magnitude."""
+
+    count: int = 0
+    squares: float = 0.0
+    largest: float = 0.0
+
+    def add(self, values: Tensor) -> None:
+        """Take in a tensor; one that is not finite makes both infinite."""
+        if values.numel() == 0:
+            return
+        x = values.detach().double()
+        self.count += x.numel()
+        self.squares += float(x.square().sum().nan_to_num(nan=float("inf")))
+        self.largest = max(self.largest, float(x.abs().max().nan_to_num(nan=float("inf"))))
+
+    @property
+    def rms(self) -> float:
+        return (self.squares / self.count) ** 0.5 if self.count else 0.0
+
+
+@dataclass
+class Reading:
+    """One BatchNorm call over all frames.
+
+    Attributes:
+        name, owner, eps, momentum: see `bnfold.statistics.observe.Call`.
+        mean, variance: as stored, float64 of shape (channels,); None where the call has none.
+        weight, bias: likewise.
+        uses_batch: whether the call, in eval mode, normalises with the batch.
+        input: what it read.
+        output: how large its result is.
+    """
+
+    name: str
+    owner: str
+    eps: float
+    momentum: float
+    mean: Array | None
+    variance: Array | None
+    weight: Array | None
+    bias: Array | None
+    uses_batch: bool
+    input: FrameStatistics = field(default_factory=FrameStatistics)
+    output: Size = field(default_factory=Size)
+
+    @property
+    def channels(self) -> int:
+        return len(self.input.center)
+
+    @property
+    def gain(self) -> Array:
+        """Shape (channels,): |gamma| / sqrt(stored variance + eps); NaN where that is no number."""
+        assert self.variance is not None
+        weight = np.ones(self.channels) if self.weight is None else np.abs(self.weight)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return weight / np.sqrt(self.variance + self.eps)
+
+
+@dataclass
+class Pass:
+    """What one pass over all batches saw: readings by call, in execution order."""
+
+    mode: Mode
+    frames: int = 0
+    readings: dict[str, Reading] = field(default_factory=dict)
+
+
+def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
+    """Run all batches through a module that is in eval mode.
+
+    Args:
+        module: in eval mode; a copy, because a call that updates its buffers in eval mode is let do so.
+        batches: see `bnfold.statistics.batches`.
+        mode: of the BatchNorms.
+
+    Raises:
+        ValueError: in train mode, a batch has one value per channel (torch's message).
+    """
+    seen = Pass(mode)
+
+    def answer(call: Call) -> Tensor:
+        reading = seen.readings.get(call.name)
+        if reading is None:
+            reading = seen.readings[call.name] = _reading(call)
+        reading.input.add(call.input)
+        result = call.by_batch() if mode == "train" else call.as_called()
+        reading.output.add(result)
+        return result
+
+    with torch.no_grad(), answering(module, answer):
+        for batch in batches:
+            batch.run(module)
+            seen.frames += batch.frames
+    return seen
+
+
+def _reading(call: Call) -> Reading:
+    return Reading(
+        call.name,
+        call.owner,
+        float(call.eps),
+        float(call.momentum),
+        *(_array(tensor) for tensor in (call.running_mean, call.running_var, call.weight, call.bias)),
+        call.uses_batch,
+    )
+
+
+def _array(tensor: Any) -> Array | None:
+    return None if tensor is None else tensor.detach().double().cpu().numpy().copy()

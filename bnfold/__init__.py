@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bnfold.convert import ConversionResult, convert
     from bnfold.fold import FoldResult, fold
     from bnfold.runtime import open
+    from bnfold.statistics.audit import audit
     from bnfold.verify import Parity, verify
 
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "convert": "bnfold.convert",
     "ConversionResult": "bnfold.convert",
     "verify": "bnfold.verify",
+    "audit": "bnfold.statistics.audit",
     "Parity": "bnfold.verify",
     "open": "bnfold.runtime",
     "BnfoldError": "bnfold.errors",
@@ -38,6 +40,7 @@ __all__ = [
     "FoldResult",
     "Parity",
     "__version__",
+    "audit",
     "convert",
     "fold",
     "load",

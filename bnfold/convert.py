@@ -36,6 +36,7 @@ from bnfold.normalisation import Normalisation, assumed, by_input
 from bnfold.request import Request, check_labels, check_request
 from bnfold.runtime import Model, golden
 from bnfold.signature import TensorSpec
+from bnfold.statistics import gate
 from bnfold.verify import load_metric, randomness
 from bnfold.verify.accuracy import Metric
 from bnfold.verify.candidates import ArtifactCandidate, TorchCandidate, single_thread
@@ -132,7 +133,7 @@ def convert(
         # random numbers would show as failures of everything that follows
         found = randomness.findings(folded.captured)
         if f.passed(found):
-            found = audit(module, folded) + assumed(normalisation, prepared)
+            found = gate.findings(module, folded.report) + assumed(normalisation, prepared)
         if not f.passed(found):
             return _Attempt(folded, found)
         tell("computing the reference")
@@ -203,46 +204,6 @@ def _with_less_rounding(rules: list[str]) -> Finding:
 
 
 # --- what stops a conversion -----------------------------------------------------------------------------
-
-
-def audit(module: nn.Module, folded: FoldResult) -> list[Finding]:
-    """What is wrong with the parameters and the population statistics: origin before consequence.
-
-    A parameter that is not finite is an error though the outputs may be finite (a sigmoid hides an infinity).
-    """
-    told = {found.where.partition("[")[0] for found in folded.report.findings if found.severity == "error"}
-    parameters = []
-    for name, parameter in module.named_parameters():
-        values = parameter.detach()
-        if name in told or not values.is_floating_point() or bool(torch.isfinite(values).all()):
-            continue
-        bad = int((~torch.isfinite(values)).sum())
-        parameters.append(
-            Finding(
-                "BNF-A021",
-                "error",
-                name,
-                f"{bad} of {values.numel()} values of {name} are not finite",
-                {"count": values.numel(), "not_finite": bad},
-                "training diverged: take an earlier checkpoint",
-            )
-        )
-    found = parameters + folded.report.findings
-    if not f.passed(found):
-        return f.by_severity(found)  # what is kept because a value is unusable needs no word of its own
-    kept = [
-        Finding(
-            "BNF-A024",
-            "warning",
-            entry.name,
-            f"this BatchNorm stays as a multiplication and an addition: {entry.reason}",
-            {"channels": entry.channels},
-            "the answers are right; the device pays for it on every frame",
-        )
-        for entry in folded.report.batch_norms
-        if entry.status == "kept"
-    ]
-    return f.by_severity(found + kept)
 
 
 def _stopped(request: Request, folded: FoldResult, found: list[Finding]) -> ConversionResult:

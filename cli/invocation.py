@@ -21,13 +21,14 @@ COMMANDS = {
     "convert": "fold a checkpoint's BatchNorms and write ONNX and TFLite files",
     "verify": "compare a checkpoint or an artifact with another on frames",
     "run": "one answer per frame, or the artifact's own self-test",
+    "audit": "what a checkpoint's population statistics show, without data",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("audit", "recalibrate", "diagnose", "drift", "bench", "monitor")
+PLANNED = ("recalibrate", "diagnose", "drift", "bench", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -93,6 +93,14 @@ def positive(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number above 0 and at most 1."""
+    value = number(text)
+    if not 0 < value <= 1:
+        raise _unreadable(f"{text!r} is not above 0 and at most 1", "a share, as in 0.1")
+    return value
+
+
 def positives(text: str) -> list[float]:
     """Numbers above 0 joined by commas."""
     return [positive(part) for part in text.split(",")]

@@ -321,7 +321,8 @@ def broken(change: Callable[[Small], object]) -> nn.Module:
     ("module", "code", "where"),
     [
         (broken(lambda m: m.bn2.running_mean[1:2].fill_(torch.nan)), "BNF-A001", "bn2.running_mean[1]"),
-        (broken(lambda m: m.bn2.running_var[2:3].fill_(torch.inf)), "BNF-A003", "bn2.running_var[2]"),
+        (broken(lambda m: m.bn2.running_var[2:3].fill_(torch.nan)), "BNF-A003", "bn2.running_var[2]"),
+        (broken(lambda m: m.bn2.running_var[2:3].fill_(torch.inf)), "BNF-A001", "bn2.running_var[2]"),
         (broken(lambda m: m.bn1.running_var[0:1].fill_(-1)), "BNF-A007", "bn1.running_var[0]"),
         (broken(lambda m: m.bn1.weight[3:4].fill_(torch.nan)), "BNF-A021", "bn1.weight[3]"),
         (broken(lambda m: m.conv2.weight[0].fill_(torch.nan)), "BNF-A021", "conv2.weight"),

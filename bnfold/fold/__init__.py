@@ -22,6 +22,7 @@ from bnfold.fold.report import BatchNormEntry, FoldReport
 from bnfold.fold.rules import Rule, all_rules
 from bnfold.fold.site import Site, find_sites
 from bnfold.numerics import max_abs
+from bnfold.statistics.checks import explained
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _report(
     *,
     finite: bool,
 ) -> FoldReport:
-    findings = [finding for site in sites for finding in site.findings]
+    findings = explained(finding for site in sites for finding in site.findings)
     for number, site in enumerate(sites):
         if site.affine is not None:
             site.entry.max_rel_error = certificate.sites.get(number)

@@ -15,6 +15,8 @@ from bnfold.capture import Captured
 from bnfold.finding import Finding
 from bnfold.fold.constants import Constants
 from bnfold.fold.report import BatchNormEntry
+from bnfold.statistics.checks import among, batch_dependent, channel_list, evidence, judge_layer
+from bnfold.statistics.layers import Layer
 
 aten = torch.ops.aten
 
@@ -80,100 +82,48 @@ def _freeze(node: fx.Node, name: str, constants: Constants) -> Site:
     channels = g.value(node.args[0]).shape[1]  # type: ignore[arg-type]
     entry = BatchNormEntry(name, int(channels))
 
-    def refuse(finding: Finding, reproducible: bool) -> Site:
-        entry.status, entry.reason = "refused", finding.message
-        return Site(node.name, entry, None, [finding], reproducible)
+    def refuse(findings: list[Finding], reproducible: bool) -> Site:
+        entry.status, entry.reason = "refused", findings[0].message
+        return Site(node.name, entry, None, findings, reproducible)
 
     mean, variance = arguments.get("running_mean"), arguments.get("running_var")
     training = arguments.get("training", arguments.get("train", False))
-    if training or mean is None or variance is None:
-        return refuse(
-            Finding(
-                "BNF-A015",
-                "error",
-                name,
-                "batch statistics are used in eval mode: the answer for a frame depends on its batch",
-                {"stored_statistics": mean is not None},
-                "give the layer population statistics: track_running_stats=True, then recalibrate",
-            ),
-            reproducible=True,
-        )
     values: dict[str, Array | None] = {}
     for key in ("running_mean", "running_var", "weight", "bias"):
         if arguments.get(key) is None:
             values[key] = None
             continue
         values[key] = constants.value(arguments[key])
-        if values[key] is None:
-            return refuse(
-                Finding(
-                    "BNF-A022",
-                    "error",
-                    f"{name}.{key}",
-                    f"{key} is computed from the network's input, so it cannot be frozen",
-                    {},
-                    "make it a parameter, or write the layer as a normalisation of its own",
-                ),
-                reproducible=True,
-            )
-    unusable = _unusable(name, values, float(arguments["eps"]))
-    if unusable is not None:
-        return refuse(unusable, reproducible=False)
-    mu, var = values["running_mean"], values["running_var"]
-    assert mu is not None
-    assert var is not None
-    affine = Affine.from_batch_norm(mu, var, float(arguments["eps"]), values["weight"], values["bias"])
+        if values[key] is None and not training:
+            return refuse([_computed(name, key)], reproducible=True)
+    dtype = "float32" if variance is None else g.dtype_name(g.dtype(variance))
+    layer = Layer(
+        name, values["running_mean"], values["running_var"], values["weight"], values["bias"],
+        dtype=dtype, eps=float(arguments["eps"]),
+    )  # fmt: skip
+    if training or mean is None or variance is None:
+        return refuse([batch_dependent(layer)], reproducible=True)
+    findings, affine = judge_layer(layer), layer.affine
+    if affine is None:
+        return refuse(findings, reproducible=False)
     entry.gain = float(np.abs(affine.scale).max(initial=0.0))
-    cancels = float(np.abs(mu * affine.scale).max(initial=0.0))
-    return Site(node.name, entry, affine, _dead_channels(name, affine), cancels=cancels)
+    assert layer.mean is not None
+    cancels = float(np.abs(layer.mean * affine.scale).max(initial=0.0))
+    return Site(node.name, entry, affine, findings + _dead_channels(layer, affine), cancels=cancels)
 
 
-def _unusable(name: str, values: dict[str, Array | None], eps: float) -> Finding | None:
-    """The finding for statistics that give no number: not finite, or variance + eps <= 0."""
-    mean, variance = values["running_mean"], values["running_var"]
-    assert mean is not None
-    assert variance is not None
-    for key, array in (("running_mean", mean), ("running_var", variance)):
-        bad = np.flatnonzero(~np.isfinite(array))
-        if len(bad) == 0:
-            continue
-        only_variance = key == "running_var"
-        return Finding(
-            "BNF-A003" if only_variance else "BNF-A001",
-            "error",
-            f"{name}.{key}{_channel_list(bad)}",
-            f"{len(bad)} of {len(array)} channels have a {key} that is not finite"
-            + (" while running_mean is: one value per channel in a training batch" if only_variance else ""),
-            {"channels": bad.tolist(), "count": len(array)},
-            "reset and recalibrate the statistics with finite frames; averaging never heals them",
-        )
-    bad = np.flatnonzero(variance + eps <= 0)
-    if len(bad):
-        return Finding(
-            "BNF-A007",
-            "error",
-            f"{name}.running_var{_channel_list(bad)}",
-            f"{len(bad)} of {len(variance)} channels have running_var + eps <= 0 "
-            f"(lowest {variance.min():.3g}, eps {eps:.3g}): its square root is NaN",
-            {"channels": bad.tolist(), "lowest": float(variance.min()), "eps": eps},
-            "a variance is never negative: load an intact file, or recalibrate in float64",
-        )
-    for key in ("weight", "bias"):
-        parameter = values[key]
-        if parameter is not None and not np.isfinite(parameter).all():
-            bad = np.flatnonzero(~np.isfinite(parameter))
-            return Finding(
-                "BNF-A021",
-                "error",
-                f"{name}.{key}{_channel_list(bad)}",
-                f"{len(bad)} of {len(parameter)} channels have a {key} that is not finite",
-                {"channels": bad.tolist(), "count": len(parameter)},
-                "training diverged: take an earlier checkpoint",
-            )
-    return None
+def _computed(name: str, key: str) -> Finding:
+    return Finding(
+        "BNF-A022",
+        "error",
+        f"{name}.{key}",
+        f"{key} is computed from the network's input, so it cannot be frozen",
+        {"layer": name},
+        "make it a parameter, or write the layer as a normalisation of its own",
+    )
 
 
-def _dead_channels(name: str, affine: Affine) -> list[Finding]:
+def _dead_channels(layer: Layer, affine: Affine) -> list[Finding]:
     dead = np.flatnonzero(affine.scale == 0)
     if len(dead) == 0:
         return []
@@ -181,14 +131,9 @@ def _dead_channels(name: str, affine: Affine) -> list[Finding]:
         Finding(
             "BNF-A020",
             "info",
-            f"{name}.weight{_channel_list(dead)}",
-            f"{len(dead)} of {affine.channels} channels are dead: gamma is 0, their output is constant",
-            {"channels": dead.tolist(), "count": affine.channels},
+            layer.key("weight") + channel_list(dead),
+            f"{among(dead, layer)} are dead: gamma is 0, their output is constant",
+            evidence(layer, dead),
             "they can be pruned",
         )
     ]
-
-
-def _channel_list(channels: np.ndarray, most: int = 6) -> str:
-    shown = ", ".join(str(channel) for channel in channels[:most])
-    return f"[{shown}{', ...' if len(channels) > most else ''}]"

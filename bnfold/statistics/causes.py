@@ -15,7 +15,7 @@ class Cause:
 
     Attributes:
         code: stable; what findings carry.
-        numbers: of the causes in the catalogue; several for a group.
+        numbers: of the causes in the catalogue; several for a group, none for what is not in it.
         title: what went wrong, in a few words.
         separated_by: for a group, the evidence that would name the one; else empty.
     """
@@ -44,6 +44,10 @@ BATCH_DEPENDENT = Cause("BNF-A015", (15,), "batch statistics are used in eval mo
 MISASSIGNED = Cause("BNF-A016", (16,), "the statistics are those of something else: a wrong assignment")
 SHIFTED = Cause("BNF-A017", (17,), "the data in use differ from the data of training")
 
+DIVERGED = Cause("BNF-A021", (), "a parameter is not finite: training diverged")
+UNREADABLE = Cause("BNF-A027", (), "statistics are stored as no plain numbers")
+NO_BATCH_NORM = Cause("BNF-A028", (), "there is no BatchNorm")
+
 UPDATED_MORE_OFTEN = Cause(
     "BNF-A031",
     (10, 11),
@@ -58,9 +62,16 @@ UNREPRESENTATIVE = Cause(
     "tell 9; the weights before they were averaged or pruned tell 14",
 )
 
+MOVED_APART = Cause(
+    "BNF-A033",
+    (12, 13),
+    "the same weights with other statistics",
+    "num_batches_tracked in both files: equal counts tell 13, a count that went on tells 12",
+)
+
 CATALOGUE: tuple[Cause, ...] = (
     NON_FINITE, POISONED_COPY, ONE_VALUE, UNCONVERGED, NEVER_UPDATED, VANISHING, NEGATIVE, HALF_OVERFLOW,
     TINY_BATCHES, SHARED, UPDATED_TWICE, DRIFTED, RANKS, STALE, BATCH_DEPENDENT, MISASSIGNED, SHIFTED,
-    UPDATED_MORE_OFTEN, UNREPRESENTATIVE,
+    UPDATED_MORE_OFTEN, UNREPRESENTATIVE, MOVED_APART,
 )  # fmt: skip
 """Every cause in the order of its number, then the groups."""

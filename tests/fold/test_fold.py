@@ -262,7 +262,8 @@ def test_batch_statistics_are_refused_and_the_rest_is_folded() -> None:
     ("buffer", "value", "code"),
     [
         ("running_mean", float("nan"), "BNF-A001"),
-        ("running_var", float("inf"), "BNF-A003"),
+        ("running_var", float("nan"), "BNF-A003"),
+        ("running_var", float("inf"), "BNF-A001"),
         ("running_var", -1.0, "BNF-A007"),
         ("weight", float("nan"), "BNF-A021"),
     ],

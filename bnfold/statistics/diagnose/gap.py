@@ -17,6 +17,7 @@ includes what the layers before it did.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.statistics.diagnose.passes import Pass, Reading
+from bnfold.statistics.layers import MEAN, VARIANCE
 
 Array = NDArray[np.float64]
 
@@ -48,7 +50,9 @@ class Gap:
         name: of the call.
         mean, scale: the gaps, signed; NaN where the stored value or the frames are not finite.
         mean_error, scale_error: their standard errors.
-        parted: by channel, whether either is beyond chance and margin.
+        frames: of the data.
+        suspect: by channel, whether either is beyond the margin, and beyond chance.
+        parted: by channel, whether either is beyond the margin even where chance has had its say.
         certain: by channel, by how much at least: the larger gap less the quantile times its error.
     """
 
@@ -57,6 +61,8 @@ class Gap:
     scale: Array
     mean_error: Array
     scale_error: Array
+    frames: int
+    suspect: NDArray[np.bool_]
     parted: NDArray[np.bool_]
     certain: Array
 
@@ -65,6 +71,13 @@ class Gap:
         """The channels that have parted, the surest first."""
         order = np.argsort(-self.certain, kind="stable")
         return [int(channel) for channel in order if self.parted[channel]]
+
+    @property
+    def tensor(self) -> str:
+        """Which of the two stored tensors is further off in the worst channel."""
+        channel = self.worst
+        mean, scale = (np.nan_to_num(np.abs(gap[channel])) for gap in (self.mean, self.scale))
+        return MEAN if mean >= scale else VARIANCE
 
     @property
     def worst(self) -> int:
@@ -96,7 +109,7 @@ def gaps(seen: Pass, *, train_batch: int = TRAIN_BATCH, margin: float = MARGIN) 
     """
     stored = [r for r in seen.readings.values() if r.mean is not None and r.variance is not None]
     tests = 2 * sum(reading.channels for reading in stored)
-    limit = quantile(ALPHA / (2 * max(tests, 1)), seen.frames - 1) * (1 + 8 / max(seen.frames, 1))
+    limit = _limit(tests, seen.frames)
     return {reading.name: _gap(reading, train_batch, margin, limit) for reading in stored}
 
 
@@ -124,6 +137,52 @@ def _gap(reading: Reading, train_batch: int, margin: float, limit: float) -> Gap
         scale = np.log((reading.variance + reading.eps) / spread) / 2
         mean_error = np.sqrt(seen.between * chance / spread)
         scale_error = np.sqrt(seen.variance_spread * chance) / spread / 2
-    sure = np.fmax(np.abs(mean) - limit * mean_error, np.abs(scale) - limit * scale_error)
+    return _judged(reading.name, (mean, scale), (mean_error, scale_error), seen.frames, margin, limit)
+
+
+def between(
+    here: Pass, there: Pass, pairs: Iterable[tuple[str, str]], *, margin: float = MARGIN
+) -> dict[str, Gap]:
+    """How far what a call reads in one pass is from what a call reads in another: a test of two samples.
+
+    Args:
+        here, there: passes; the gaps are ``there`` less ``here``, in the deviations of ``here``.
+        pairs: a call of each.
+        margin: what is let pass.
+    """
+    chosen = [(here.readings[a], there.readings[b]) for a, b in pairs]
+    tests = 2 * sum(reading.channels for reading, _ in chosen)
+    fewer = min(here.frames, there.frames)
+    limit = _limit(tests, fewer)
+    return {other.name: _apart(reading, other, fewer, margin, limit) for reading, other in chosen}
+
+
+def _apart(reading: Reading, other: Reading, frames: int, margin: float, limit: float) -> Gap:
+    one, two = reading.input, other.input
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        spread, spread_two = one.variance + reading.eps, two.variance + other.eps
+        mean = (two.mean - one.mean) / np.sqrt(spread)
+        scale = np.log(spread_two / spread) / 2
+        mean_error = np.sqrt((one.between / max(one.frames, 1) + two.between / max(two.frames, 1)) / spread)
+        scale_error = np.sqrt(
+            one.variance_spread / max(one.frames, 1) / np.square(spread)
+            + two.variance_spread / max(two.frames, 1) / np.square(spread_two)
+        )
+    return _judged(other.name, (mean, scale), (mean_error, scale_error / 2), frames, margin, limit)
+
+
+def _judged(
+    name: str, gap: tuple[Array, Array], error: tuple[Array, Array], frames: int, margin: float, limit: float
+) -> Gap:
+    size = np.abs(np.stack(gap))
+    chance = limit * np.stack(error)
+    with np.errstate(invalid="ignore"):
+        sure = np.fmax(*(size - chance))
+        suspect = ((size > margin) & (size > chance)).any(axis=0)
     sure = np.where(np.isfinite(sure), sure, -np.inf)
-    return Gap(reading.name, mean, scale, mean_error, scale_error, sure > margin, sure)
+    return Gap(name, *gap, *error, frames, suspect, sure > margin, sure)
+
+
+def _limit(tests: int, frames: int) -> float:
+    """The quantile for so many tests together; a small sample is unsure of its own spread, too."""
+    return quantile(ALPHA / (2 * max(tests, 1)), frames - 1) * (1 + 8 / max(frames, 1))

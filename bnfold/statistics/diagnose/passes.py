@@ -6,7 +6,8 @@ statistics. In train mode a BatchNorm normalises with the batch, and the buffers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from bnfold.statistics.batches import Batch
 from bnfold.statistics.diagnose.frames import FrameStatistics
@@ -85,11 +87,22 @@ class Reading:
 
 @dataclass
 class Pass:
-    """What one pass over all batches saw: readings by call, in execution order."""
+    """What one pass over all batches saw.
+
+    Attributes:
+        frames: how many.
+        readings: of every BatchNorm call, in execution order.
+        modules: how large the result of every module without parts is, in execution order.
+    """
 
     mode: Mode
     frames: int = 0
     readings: dict[str, Reading] = field(default_factory=dict)
+    modules: dict[str, Size] = field(default_factory=dict)
+
+    def calls_of(self, owner: str) -> list[Reading]:
+        """The readings of one module, call by call."""
+        return [reading for reading in self.readings.values() if reading.owner == owner]
 
 
 def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
@@ -114,11 +127,33 @@ def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
         reading.output.add(result)
         return result
 
-    with torch.no_grad(), answering(module, answer):
+    with torch.no_grad(), answering(module, answer), _sizes(module, seen):
         for batch in batches:
             batch.run(module)
             seen.frames += batch.frames
     return seen
+
+
+@contextmanager
+def _sizes(module: nn.Module, seen: Pass) -> Iterator[None]:
+    """Keep the size of what every module without parts gives."""
+
+    def keep(name: str) -> Any:
+        def hook(_: nn.Module, inputs: Any, result: Any) -> None:
+            size = seen.modules.setdefault(name, Size())
+            for leaf in pytree.tree_leaves(result):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                    size.add(leaf)
+
+        return hook
+
+    parts = [(name, part) for name, part in module.named_modules() if not list(part.children())]
+    handles = [part.register_forward_hook(keep(name)) for name, part in parts]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _reading(call: Call) -> Reading:

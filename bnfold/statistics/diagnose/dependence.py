@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from bnfold.capture.structure import output_names
 from bnfold.finding import Finding
 from bnfold.signature import TensorSpec
+from bnfold.statistics.audit import owner
 from bnfold.statistics.batches import Batch
 from bnfold.statistics.causes import BATCH_DEPENDENT
 from bnfold.statistics.observe import Call, answering, watching
@@ -76,14 +77,14 @@ def _unseen(users: list[str]) -> Finding:
         "error",
         users[0],
         "batch statistics are used in eval mode, though no answer to these frames shows it",
-        {"layers": users},
+        {"layer": owner(users[0]), "layers": users},
         "give the layer population statistics: track_running_stats=True, then recalibrate",
     )
 
 
 def _placed(finding: Finding, where: str, users: list[str], raised: str = "") -> Finding:
     """The finding at the layer that is to blame."""
-    evidence = {**finding.evidence, "layers": users}
+    evidence = {**finding.evidence, "layer": owner(where), "layers": users}
     if raised:
         evidence["raised"] = raised
     message = finding.message

@@ -68,9 +68,8 @@ class Gap:
 
     @property
     def channels(self) -> list[int]:
-        """The channels that have parted, the surest first."""
-        order = np.argsort(-self.certain, kind="stable")
-        return [int(channel) for channel in order if self.parted[channel]]
+        """The channels that are off, in order."""
+        return [int(channel) for channel in np.flatnonzero(self.suspect | self.parted)]
 
     @property
     def tensor(self) -> str:

@@ -6,6 +6,7 @@ statistics. In train mode a BatchNorm normalises with the batch, and the buffers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ class Size:
     @property
     def rms(self) -> float:
         return (self.squares / self.count) ** 0.5 if self.count else 0.0
+
+    @property
+    def is_finite(self) -> bool:
+        return math.isfinite(self.largest)
 
 
 @dataclass

@@ -118,9 +118,7 @@ def diagnose(
     Method: population statistics as in Ioffe and Szegedy (2015); tests by frame as in docs/diagnose.md.
     """
     subject = Subject.of(module, steps=steps, against=None if against is None else Subject.of(against))
-    return examine(
-        module, batches, deployment=deployment, subject=subject, train_batch=train_batch
-    ).findings
+    return examine(module, batches, deployment=deployment, subject=subject, train_batch=train_batch).findings
 
 
 def examine(

@@ -43,7 +43,9 @@ def first(gaps: Mapping[str, Gap]) -> str | None:
 def parted(gaps: Mapping[str, Gap]) -> list[str]:
     """All calls from the first on that are off."""
     start = first(gaps)
-    return [] if start is None else [name for name, gap in gaps.items() if gap.suspect.any() or gap.parted.any()]
+    return (
+        [] if start is None else [name for name, gap in gaps.items() if gap.suspect.any() or gap.parted.any()]
+    )
 
 
 def initial_value(readings: Iterable[Reading]) -> InitialValue | None:
@@ -56,7 +58,9 @@ def initial_value(readings: Iterable[Reading]) -> InitialValue | None:
     rows = [_moments(reading) for reading in seen]
     if not rows:
         return None
-    mean, variance, stored_mean, stored_variance, eps = (np.concatenate(column) for column in zip(*rows, strict=True))
+    mean, variance, stored_mean, stored_variance, eps = (
+        np.concatenate(column) for column in zip(*rows, strict=True)
+    )
     good = np.isfinite(mean) & np.isfinite(variance) & np.isfinite(stored_mean) & (stored_variance + eps > 0)
     good &= np.isfinite(stored_variance)
 

@@ -68,7 +68,11 @@ def regrouped(batches: list[Batch], size: int = BATCH) -> list[Batch]:
             last.append(batch)
         else:
             groups.append([batch])
-    if len(groups) > 1 and sum(one.frames for one in groups[-1]) < size and _fit(groups[-2][0], groups[-1][0]):
+    if (
+        len(groups) > 1
+        and sum(one.frames for one in groups[-1]) < size
+        and _fit(groups[-2][0], groups[-1][0])
+    ):
         groups[-2] += groups.pop()
     return [join(group) for group in groups]
 

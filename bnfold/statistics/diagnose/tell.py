@@ -54,7 +54,9 @@ def too_few(frames: int, smallest: int) -> Finding:
 def not_compared(result: Diagnosis, deployed: int) -> Finding:
     """BNF-A044: why the deployment frames were not compared."""
     if not result.passed:
-        what = "the deployment frames were not compared: the network is wrong on the training-like ones already"
+        what = (
+            "the deployment frames were not compared: the network is wrong on the training-like ones already"
+        )
         remedy = "repair what the errors say, then diagnose again; do not adapt statistics that are wrong"
     else:
         what = (

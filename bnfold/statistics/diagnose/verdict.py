@@ -36,10 +36,7 @@ _WHOLE = {
 }  # fmt: skip
 
 # warnings of a file that become errors where the frames show them
-_RAISED = {
-    cause.code
-    for cause in (causes.NEVER_UPDATED, causes.DRIFTED, causes.RANKS, causes.MOVED_APART)
-}
+_RAISED = {cause.code for cause in (causes.NEVER_UPDATED, causes.DRIFTED, causes.RANKS, causes.MOVED_APART)}
 
 _WITHIN_FIT, _WITHIN_SHARE = 0.8, 0.15
 

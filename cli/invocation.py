@@ -23,12 +23,13 @@ COMMANDS = {
     "run": "one answer per frame, or the artifact's own self-test",
     "audit": "what a checkpoint's population statistics show, without data",
     "inspect": "what an artifact or a checkpoint says of itself",
+    "diagnose": "why a network is wrong in eval mode, told from frames",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("recalibrate", "diagnose", "drift", "bench", "monitor")
+PLANNED = ("recalibrate", "drift", "bench", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:

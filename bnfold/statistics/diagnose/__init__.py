@@ -18,7 +18,9 @@ from typing import Any
 from torch import nn
 
 from bnfold import finding as f
+from bnfold.capture.failures import definition, user_line_of
 from bnfold.capture.isolation import in_eval_mode
+from bnfold.errors import BnfoldError, CaptureError
 from bnfold.finding import Finding
 from bnfold.statistics import causes
 from bnfold.statistics.audit import examine_all, in_order
@@ -34,6 +36,7 @@ from bnfold.statistics.diagnose.shift import shift_finding, shifts
 from bnfold.statistics.diagnose.tell import frames_left_out, not_compared, too_few, with_breakdown
 from bnfold.statistics.diagnose.verdict import Seen, settle
 from bnfold.statistics.subject import Subject
+from bnfold.wording import first_line
 
 Progress = Callable[[str], None]
 
@@ -112,8 +115,7 @@ def diagnose(
 
     Raises:
         UsageError: batches that are none (BNF-U080), or that do not fit forward (BNF-U082).
-        CaptureError: the module cannot be copied (BNF-C012).
-        Exception: what forward raises on a whole batch.
+        CaptureError: forward fails on the frames (BNF-C004), or the module cannot be copied (BNF-C012).
 
     Method: population statistics as in Ioffe and Szegedy (2015); tests by frame as in docs/diagnose.md.
     """
@@ -146,7 +148,12 @@ def examine(
     if not given.frames:
         return Diagnosis(f.by_severity(_audit(subject, [])[0] + notes), unusable=given.unusable)
     tell("does an answer depend on its batch?")
-    dependent = dependence(private, given.batches[0])
+    dependent = _dependence(private, given)
+    if any("raised" in one.evidence for one in dependent) and given.smallest < 2:
+        said, _ = _audit(subject, [])
+        notes.append(too_few(given.frames, given.smallest))
+        findings = f.by_severity([*dependent, *_without_twins(said, dependent), *notes])
+        return Diagnosis(findings, given.frames, unusable=given.unusable)
     tell(f"{given.frames} frames in eval mode")
     evaluated = passes.run(private, given.batches, "eval")
     said, subject = _audit(subject, list(evaluated.readings))
@@ -169,6 +176,25 @@ def examine(
     return replace(result, findings=_ordered(findings + notes, evaluated))
 
 
+def _dependence(module: nn.Module, given: Collected) -> list[Finding]:
+    """As `dependence`.
+
+    Raises:
+        CaptureError: forward fails on the frames, alone and in a batch (BNF-C004).
+    """
+    try:
+        return dependence(module, given.batches[0])
+    except BnfoldError:
+        raise
+    except Exception as error:  # the user's forward, on the user's frames
+        raise CaptureError(
+            "BNF-C004",
+            f"forward failed on the frames: {first_line(error)}",
+            where=user_line_of(error) or definition(module.forward),
+            fix="give frames as forward takes them; the traceback is shown with --traceback",
+        ) from error
+
+
 def _audit(subject: Subject, calls: list[str]) -> tuple[list[Finding], Subject]:
     """What the file shows, in execution order."""
     subject = in_order(subject, calls)
@@ -189,10 +215,7 @@ def _trained(module: nn.Module, given: Collected) -> Pass | None:
 
 
 def _breakdown(module: nn.Module, given: Collected, evaluated: Pass) -> Breakdown | None:
-    sizes = [*evaluated.modules.values(), *(reading.output for reading in evaluated.readings.values())]
-    if all(size.is_finite for size in sizes):
-        return None
-    return breakdown(module, given.batches)
+    return None if evaluated.is_finite else breakdown(module, given.batches)
 
 
 def _judged(trained: Pass, evaluated: Pass, train_batch: int) -> dict[str, Any]:

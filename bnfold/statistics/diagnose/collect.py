@@ -73,7 +73,8 @@ def regrouped(batches: list[Batch], size: int = BATCH) -> list[Batch]:
         and sum(one.frames for one in groups[-1]) < size
         and _fit(groups[-2][0], groups[-1][0])
     ):
-        groups[-2] += groups.pop()
+        rest = groups.pop()
+        groups[-1] += rest
     return [join(group) for group in groups]
 
 

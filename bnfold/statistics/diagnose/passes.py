@@ -38,10 +38,12 @@ class Size:
         """Take in a tensor; one that is not finite makes both infinite."""
         if values.numel() == 0:
             return
-        x = values.detach().double()
+        x = values.detach()
+        norm = float(torch.linalg.vector_norm(x, dtype=torch.float64))
+        largest = float(torch.linalg.vector_norm(x, float("inf")))
         self.count += x.numel()
-        self.squares += float(x.square().sum().nan_to_num(nan=float("inf")))
-        self.largest = max(self.largest, float(x.abs().max().nan_to_num(nan=float("inf"))))
+        self.squares += norm * norm if math.isfinite(norm) else math.inf
+        self.largest = max(self.largest, largest if math.isfinite(largest) else math.inf)
 
     @property
     def rms(self) -> float:
@@ -98,12 +100,20 @@ class Pass:
         frames: how many.
         readings: of every BatchNorm call, in execution order.
         modules: how large the result of every module without parts is, in execution order.
+        result: how large the network's own result is.
     """
 
     mode: Mode
     frames: int = 0
     readings: dict[str, Reading] = field(default_factory=dict)
     modules: dict[str, Size] = field(default_factory=dict)
+    result: Size = field(default_factory=Size)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every value that was looked at is."""
+        outputs = [reading.output for reading in self.readings.values()]
+        return all(size.is_finite for size in (self.result, *outputs, *self.modules.values()))
 
     def calls_of(self, owner: str) -> list[Reading]:
         """The readings of one module, call by call."""
@@ -134,9 +144,15 @@ def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
 
     with torch.no_grad(), answering(module, answer), _sizes(module, seen):
         for batch in batches:
-            batch.run(module)
+            _add(seen.result, batch.run(module))
             seen.frames += batch.frames
     return seen
+
+
+def _add(size: Size, result: Any) -> None:
+    for leaf in pytree.tree_leaves(result):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            size.add(leaf)
 
 
 @contextmanager
@@ -145,10 +161,7 @@ def _sizes(module: nn.Module, seen: Pass) -> Iterator[None]:
 
     def keep(name: str) -> Any:
         def hook(_: nn.Module, inputs: Any, result: Any) -> None:
-            size = seen.modules.setdefault(name, Size())
-            for leaf in pytree.tree_leaves(result):
-                if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                    size.add(leaf)
+            _add(seen.modules.setdefault(name, Size()), result)
 
         return hook
 

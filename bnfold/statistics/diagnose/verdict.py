@@ -78,6 +78,9 @@ def settle(said: list[Finding], seen: Seen, subject: Subject) -> list[Finding]:
         findings.append(finding)
         open_ = [name for name in open_ if name not in explained]
     findings = _one_of_each(findings, causes.SHARED)
+    if any(one.code == causes.SHARED.code and one.severity == "error" for one in findings):
+        # what reads a mixture gives one: the layers behind that are shared, too, are off for the same reason
+        open_ = [name for name in open_ if seen.owner(name) not in seen.sites]
     if any(one.code in _WHOLE and one.severity == "error" for one in findings):
         return findings
     if not any(seen.own[name].parted.any() for name in open_):

@@ -40,7 +40,7 @@ def configure(parser: CommandParser) -> None:
         "--against",
         group=known,
         metavar="FILE",
-        help="another checkpoint of the network: plain weights beside an average, pretrained ones, another rank's",
+        help="another checkpoint of it: plain weights beside an average, pretrained, another rank's",
     )
     network.add_options(parser, required=False)
     parser.option(
@@ -100,6 +100,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
                 "name": subject.name,
                 "batch_norms": len(subject.layers),
                 "source": "module" if subject.is_module else "state dict",
+                "order": "execution" if subject.calls else "module" if subject.ordered else "name",
             }
             for subject in subjects
         ],
@@ -128,7 +129,9 @@ def _check_options(options: argparse.Namespace) -> None:
             )
     if options.input and options.model is None:
         raise UsageError(
-            "BNF-U032", "--input says what a network takes, and no network is given", fix="--model FILE.py:NAME"
+            "BNF-U032",
+            "--input says what a network takes, and no network is given",
+            fix="--model FILE.py:NAME",
         )
 
 

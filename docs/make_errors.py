@@ -3,7 +3,8 @@
     python docs/make_errors.py            (or: make docs)
 
 A code is found where it is used: as the first argument of an error, of a `Finding`, or of a function that
-makes one. The words are those of its first use; what differs from case to case stands as an ellipsis.
+makes one. The words are those of its first use; what differs from case to case stands as an ellipsis. A cause
+of the catalogue (bnfold/statistics/causes.py) has its title for words, and its `.code` is found as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,8 +66,6 @@ CAUSES = {
     "BNF-L102": "tensors were widened to the model's dtype, exactly",
     "BNF-L103": "tensors were rounded to the model's dtype",
     "BNF-L104": "`num_batches_tracked` is missing or not needed",
-    "BNF-A001": "a running mean that is not finite",
-    "BNF-A003": "a running variance that is not finite while the mean is",
     "BNF-C001": "forward chooses by tensor values",
     "BNF-C002": "the model fixes the size of its batch, or decides by it",
     "BNF-C003": "torch.export, or bnfold, does not know an operator",
@@ -119,7 +119,7 @@ class Use:
 
 def uses() -> list[Use]:
     """Every use in bnfold/ and cli/, by file and line; docstrings and comments do not count."""
-    found = []
+    found: list[Use] = []
     for folder in ("bnfold", "cli"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             found += _uses_in(path)
@@ -144,21 +144,43 @@ def _uses_in(path: Path) -> Iterator[Use]:
         codes = [argument for argument in arguments if _code(argument, constants)]
         for argument in codes:
             inside_calls.add(argument)
-            yield Use(
-                _code(argument, constants),
-                _name(node.func),
-                next((_text(a) for a in arguments if _text(a) in ("error", "warning", "info")), ""),
-                _sentence([a for a in arguments if a is not argument], _name(node.func)),
-                f"{place}:{argument.lineno}",
-            )
+            code, maker = _code(argument, constants), _name(node.func)
+            words = _sentence([a for a in arguments if a is not argument], maker)
+            for severity in _severities(arguments) or [""]:
+                yield Use(code, maker, severity, words, f"{place}:{argument.lineno}")
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and node not in inside_calls and CODE.fullmatch(str(node.value)):
             yield Use(str(node.value), "", "", "", f"{place}:{node.lineno}")
 
 
 def _code(node: ast.expr, constants: dict[str, str]) -> str:
+    if isinstance(node, ast.Attribute) and node.attr == "code":
+        return catalogue().get(_name(node.value), "")
     value = constants.get(node.id, "") if isinstance(node, ast.Name) else _text(node)
     return value if CODE.fullmatch(value) else ""
+
+
+@cache
+def catalogue() -> dict[str, str]:
+    """The codes of the causes by the name of the constant: NON_FINITE is BNF-A001."""
+    tree = ast.parse((ROOT / "bnfold" / "statistics" / "causes.py").read_text("utf-8"))
+    return {
+        target.id: _text(node.value.args[0])
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and node.value.args
+        for target in node.targets
+        if isinstance(target, ast.Name) and CODE.fullmatch(_text(node.value.args[0]))
+    }
+
+
+def _severities(arguments: list[ast.expr]) -> list[str]:
+    """The severities that a finding may have: one, or both sides of a choice."""
+    for argument in arguments:
+        sides = [argument.body, argument.orelse] if isinstance(argument, ast.IfExp) else [argument]
+        found = [_text(side) for side in sides if _text(side) in ("error", "warning", "info")]
+        if len(found) == len(sides):
+            return found
+    return []
 
 
 def _name(node: ast.expr) -> str:
@@ -170,8 +192,11 @@ def _text(node: ast.expr) -> str:
 
 
 def _sentence(arguments: list[ast.expr], maker: str) -> str:
-    """What is said: a finding's fourth argument is its message, an error's second its ``what``."""
+    """What is said: a finding's fourth argument is its message, an error's second its ``what``, a cause's
+    third its title."""
     texts = [_template(argument) for argument in arguments]
+    if maker == "Cause":
+        texts = texts[1:]
     chosen = texts[2:3] if maker == "Finding" and len(texts) > 2 else texts[:1]
     return " ".join("".join(chosen).split())
 
@@ -211,12 +236,17 @@ def page(found: list[Use]) -> str:
 
 
 def _row(code: str, places: list[Use], kind: str) -> str:
-    said = [CAUSES[code]] if code in CAUSES else [use.words for use in places if use.words.strip("…: ")]
+    titles = [use.words for use in places if use.maker == "Cause"]
+    said = titles or [use.words for use in places if use.words.strip("…: ")]
+    said = [CAUSES[code]] if code in CAUSES else said
     words = (said[0] if said else "(see the message)").replace("|", "\\|").replace("<", "&lt;")
     severities = sorted({use.severity for use in places if use.severity})
     status = ", ".join(f"finding: {severity}" for severity in severities)
     letter = code[4]
-    if any(use.maker == kind for use in places) or not severities:
+    named = any(
+        use.maker == "Cause" for use in places
+    )  # a cause is found, and stops a command only as an error
+    if any(use.maker == kind for use in places) or not (severities or named):
         number = 130 if code == "BNF-U130" else AREAS[letter][2]
         status = f"{number}" + (f"; {status}" if status else "")
     return f"| `{code}` | {words} | {status} |"

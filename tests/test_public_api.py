@@ -16,6 +16,7 @@ FIXED = {
     "normalisation=None, labels=None, precision='fp32', monitor=False, dynamic_batch=False, skip=()",
     "verify": "reference, candidate, samples",
     "open": "artifact, *, threads=1",
+    "audit": "module_or_state_dict",
 }
 
 

@@ -12,7 +12,7 @@ from bnfold.report.table import paragraph, table
 
 Document = Mapping[str, Any]
 
-# what makes a layer or its folded weights worth a line: a gain so far above the layer's median, a range so wide
+# what is worth a line: a gain so far above the layer's median, folded weights of so wide a range
 _GAIN, _RANGE = 10.0, 32.0
 
 
@@ -46,6 +46,9 @@ def _head(document: Document, style: Style) -> str:
     elif "eps" in assumed:
         text = f"eps {assumed['eps']:g} is assumed: a file does not say it (--model)."
         lines.append(paragraph(text, style, indent="  "))
+    if document["findings"] and any(state["order"] == "name" for state in document["states"]):
+        text = "Layers are in the order of their names: the file keeps no other (--model)."
+        lines.append(paragraph(text, style, indent="  "))
     return "\n".join(lines)
 
 
@@ -53,7 +56,7 @@ def _layers(document: Document, style: Style, *, everything: bool) -> str:
     layers = document["layers"]
     if not layers:
         return ""
-    codes = _codes(document["findings"], layers)
+    codes = _codes(document["findings"])
     shown = [
         layer for layer in layers if everything or codes[layer["state"], layer["name"]] or _stands_out(layer)
     ]
@@ -61,46 +64,59 @@ def _layers(document: Document, style: Style, *, everything: bool) -> str:
         text = f"No layer stands out among {len(layers)}; --verbose shows their numbers."
         return paragraph(text, style)
     several = len(document["states"]) > 1
-    headers = ["layer", "channels", "batches", "mean", "variance", "gain", "x median", "dead", "see"]
-    rows = []
-    for layer in shown:
-        gain = layer["gain"]
-        name = layer["name"] or "(the whole)"
-        rows.append(
-            [
-                f"{layer['state']}: {name}" if several else name,
-                layer["channels"],
-                "-" if layer["num_batches_tracked"] is None else layer["num_batches_tracked"],
-                _span(layer["mean"]),
-                _span(layer["variance"]),
-                "-" if gain is None else number(gain["max"]),
-                "-" if (ratio := _ratio(layer)) is None else number(ratio),
-                "-" if not layer["dead"] else layer["dead"],
-                " ".join(codes[layer["state"], layer["name"]]),
-            ]
-        )
-    for title in ("dead", "see"):
-        column = headers.index(title)
-        if all(row[column] in ("", "-") for row in rows):
-            headers.pop(column)
-            for row in rows:
-                row.pop(column)
+    columns = [
+        ("layer", [_name(layer, several) for layer in shown]),
+        ("channels", [layer["channels"] for layer in shown]),
+        ("batches", [_or_dash(layer["num_batches_tracked"]) for layer in shown]),
+        ("largest mean", [_largest(layer["mean"]) for layer in shown]),
+        ("variance", [_span(layer["variance"]) for layer in shown]),
+        ("gain", ["-" if layer["gain"] is None else number(layer["gain"]["max"]) for layer in shown]),
+        ("x median", ["-" if (ratio := _ratio(layer)) is None else number(ratio) for layer in shown]),
+        ("dead", [layer["dead"] or "-" for layer in shown]),
+        ("see", [" ".join(codes[layer["state"], layer["name"]]) for layer in shown]),
+    ]
+    counted = {layer["num_batches_tracked"] for layer in layers}
+    same = counted.pop() if len(counted) == 1 else None
+    columns = [
+        (title, cells)
+        for title, cells in columns
+        if not (title in ("dead", "see") and set(cells) <= {"", "-"}) and not (title == "batches" and same)
+    ]
     left_out = len(layers) - len(shown)
     head = f"{plural(len(shown), 'layer')} of {len(layers)}" if left_out else plural(len(layers), "layer")
+    head += f", each updated {same} times" if same else ""
     more = [paragraph("--verbose shows every layer.", style, indent="  ")] if left_out else []
-    right = ("channels", "batches", "gain", "x median", "dead")
-    return "\n".join([style.paint(head, "bold"), table(headers, rows, style, right=right), *more])
+    rows = list(zip(*(cells for _, cells in columns), strict=True))
+    right = ("channels", "batches", "largest mean", "gain", "x median", "dead")
+    titles = [title for title, _ in columns]
+    return "\n".join([style.paint(head, "bold"), table(titles, rows, style, right=right), *more])
 
 
-def _codes(findings: Sequence[Document], layers: Sequence[Document]) -> Mapping[tuple[str, str], list[str]]:
-    """The codes of the findings about each layer, by state dict and name."""
+def _name(layer: Document, several: bool) -> str:
+    name = layer["name"] or "(the whole)"
+    return f"{layer['state']}: {name}" if several else str(name)
+
+
+def _or_dash(value: object) -> object:
+    return "-" if value is None else value
+
+
+def _largest(values: Document | None) -> str:
+    """The largest |mean|."""
+    if values is None or values["min"] is None:
+        return "-"
+    return number(max(abs(values["min"]), abs(values["max"])))
+
+
+def _codes(findings: Sequence[Document]) -> Mapping[tuple[str, str], list[str]]:
+    """The codes of the findings about each layer, by state dict and name; consequences are left out."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    states = list(dict.fromkeys(layer["state"] for layer in layers))
     for finding in findings:
         evidence = finding["evidence"]
+        if "origin" in evidence:
+            continue
         names = evidence.get("layers", [evidence["layer"]] if "layer" in evidence else [])
-        told = evidence.get("states", [evidence["state"]] if "state" in evidence else states[:1])
-        for state in told:
+        for state in evidence.get("states", [evidence.get("state", "")]):
             for name in names:
                 codes = found[state, str(name)]
                 short = str(finding["code"]).removeprefix("BNF-")
@@ -125,9 +141,7 @@ def _ratio(layer: Document) -> float | None:
 def _span(values: Document | None) -> str:
     if values is None:
         return "none"
-    text = "" if values["min"] is None else f"{number(values['min'])} to {number(values['max'])}"
-    wrong = f"{values['non_finite']} not finite" if values["non_finite"] else ""
-    return ", ".join(part for part in (text, wrong) if part)
+    return "not finite" if values["min"] is None else f"{number(values['min'])} to {number(values['max'])}"
 
 
 def _weights(weights: Sequence[Document], style: Style, *, everything: bool) -> str:

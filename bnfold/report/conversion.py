@@ -15,6 +15,9 @@ _STATUS = ("folded", "reduced", "kept", "refused")
 
 _UNPROVEN = "BNF-V008"
 
+# consequences of a finding that are named in text
+_FOLLOWING = 4
+
 Document = Mapping[str, Any]
 
 
@@ -135,19 +138,37 @@ def render_accuracy(accuracy: Document | None, style: Style) -> str:
 
 
 def render_findings(findings: Sequence[Document], style: Style) -> str:
-    """The findings, in the order they come (errors first)."""
+    """The findings in the order they come (errors first); what follows from one stands below it."""
     if not findings:
         return ""
     lines = []
-    for finding in findings:
+    for finding, following in _with_following(findings):
         severity = finding["severity"]
         colour = {"error": "red", "warning": "yellow"}.get(severity, "dim")
         head = style.paint(f"{severity}[{printable(finding['code'])}]", colour)  # type: ignore[arg-type]
         lines.append(f"{head} {style.plain(printable(finding['where']))}".rstrip())
         lines.append(paragraph(finding["message"], style, indent="  "))
+        if following:
+            names = [str(other["where"]).partition("[")[0] for other in following]
+            more = f" and {len(names) - _FOLLOWING} more" if len(names) > _FOLLOWING else ""
+            text = f"then   {', '.join(names[:_FOLLOWING])}{more}"
+            lines.append(paragraph(text, style, indent="  ", hanging=" " * 9))
         if finding.get("remedy"):
             lines.append(paragraph(f"fix    {finding['remedy']}", style, indent="  ", hanging=" " * 9))
     return "\n".join(lines)
+
+
+def _with_following(findings: Sequence[Document]) -> list[tuple[Document, list[Document]]]:
+    """Each finding with the ones that name it as their origin."""
+    groups: list[tuple[Document, list[Document]]] = []
+    for finding in findings:
+        origin = finding["evidence"].get("origin")
+        group = next((g for g in reversed(groups) if g[0]["code"] == finding["code"]), None)
+        if origin is not None and group is not None:
+            group[1].append(finding)
+        else:
+            groups.append((finding, []))
+    return groups
 
 
 def render_artifacts(artifacts: Sequence[Document], style: Style) -> str:

@@ -1,8 +1,8 @@
 """Audit: what a checkpoint's population statistics show by themselves, without data.
 
-Statistics that are wrong look right to training, which normalises by the batch. Most of the ways in which they
-go wrong leave a signature in the numbers. Checks live in ``checks/``, one file per signature; here they are run
-over every network that a file holds, and what they find is put in order.
+Statistics that are wrong look right to training, which normalises by the batch. Most of the ways in which
+they go wrong leave a signature in the numbers. Checks live in ``checks/``, one file per signature; here they
+are run over every network that a file holds, and what they find is put in order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from bnfold import finding as f
 from bnfold.finding import Finding
-from bnfold.statistics.causes import DIVERGED, NO_BATCH_NORM
+from bnfold.statistics.causes import DIVERGED, NO_BATCH_NORM, NON_FINITE, POISONED_COPY
 from bnfold.statistics.checks import diverged_first, explained, judge
 from bnfold.statistics.figures import Figures, figures_of
 from bnfold.statistics.layers import EPS
@@ -40,11 +40,12 @@ class AuditResult:
         return f.passed(self.findings)
 
 
-def audit(source: Any) -> list[Finding]:
+def audit(module_or_state_dict: Any) -> list[Finding]:
     """What the population statistics of a network show by themselves, without data.
 
     Args:
-        source: an ``nn.Module`` (its mode does not matter, and it is not changed), or a state dict.
+        module_or_state_dict: an ``nn.Module`` (its mode does not matter, and it is not changed), or a mapping
+            from qualified names to tensors.
 
     Returns:
         Findings by severity, then in module order; the first is the one to act on. A healthy network has no
@@ -57,7 +58,7 @@ def audit(source: Any) -> list[Finding]:
     exponential average after T updates is (1 - momentum)^T (Ioffe and Szegedy 2015 for the average; torch's
     convention for the momentum).
     """
-    return examine(source).findings
+    return examine(module_or_state_dict).findings
 
 
 def examine(
@@ -105,11 +106,11 @@ def in_order(subject: Subject, calls: Sequence[str]) -> Subject:
         return subject
     owners = [owner(call) for call in calls]
     counts = {name: owners.count(name) for name in owners}
-    return replace(subject, layers=reordered(subject, owners), calls=counts)
+    return replace(subject, layers=reordered(subject, owners), calls=counts, ordered=True)
 
 
 def owner(call: str) -> str:
-    """The module that a BatchNorm call of a fold's report belongs to: ``bn#2`` and ``bn.batch_norm`` to bn."""
+    """The module that a call of a fold's report belongs to: ``bn#2`` and ``bn.batch_norm`` to bn."""
     name = call.partition("#")[0]
     return "" if name == "batch_norm" else name.removesuffix(".batch_norm")
 
@@ -120,7 +121,9 @@ def examine_all(subjects: Sequence[Subject]) -> AuditResult:
     findings: list[Finding] = []
     for subject in subjects:
         findings += [_named(found, subject.name) if named else found for found in findings_of(subject)]
-    layers = [figures for subject in subjects for figures in figures_of(subject)]
+    layers = [
+        figures for subject in subjects for figures in figures_of(subject, subject.name if named else "")
+    ]
     if not layers:
         findings.append(_none())
     unknown = [layer for subject in subjects for layer in subject.layers if layer.eps is None]
@@ -144,7 +147,19 @@ def findings_of(subject: Subject) -> list[Finding]:
         return order[finding.evidence["layer"]]
 
     found = diverged_first(sorted(judge(subject), key=place))
+    if not subject.ordered:
+        found = _partly_hit_first(found)
     return f.by_severity(explained(found))
+
+
+def _partly_hit_first(found: list[Finding]) -> list[Finding]:
+    """Without a known order: what reaches all channels came through a layer where it began in a few."""
+    for code in (NON_FINITE.code, POISONED_COPY.code):
+        at = [i for i, finding in enumerate(found) if finding.code == code]
+        partly = [i for i in at if len(found[i].evidence["channels"]) < found[i].evidence["count"]]
+        if partly and partly[0] != at[0]:
+            found = [*found[: at[0]], found[partly[0]], *found[at[0] : partly[0]], *found[partly[0] + 1 :]]
+    return found
 
 
 def _named(finding: Finding, state: str) -> Finding:

@@ -1,4 +1,4 @@
-"""From a checkpoint file to what an audit looks at: every state dict in it, and what they say of each other."""
+"""From a checkpoint file to what an audit looks at: every state dict, and what they say of each other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def subjects_of(
         name: Subject.of(
             module if module is not None and name == chosen else tensors,
             name=name,
-            averaged=is_averaged(name) or (len(checkpoint.state_dicts) == 1 and is_averaged(checkpoint.path.stem)),
+            averaged=is_averaged(name)
+            or (len(checkpoint.state_dicts) == 1 and is_averaged(checkpoint.path.stem)),
             **told,
         )
         for name, tensors in checkpoint.state_dicts.items()

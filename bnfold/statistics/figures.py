@@ -66,9 +66,9 @@ class Figures:
         return document
 
 
-def figures_of(subject: Subject) -> list[Figures]:
+def figures_of(subject: Subject, state: str = "") -> list[Figures]:
     """Of every layer, in the order of the layers."""
-    return [Figures(subject.name, layer, subject.initial_weight(layer)) for layer in subject.layers]
+    return [Figures(state, layer, subject.initial_weight(layer)) for layer in subject.layers]
 
 
 def _range(values: Array | None) -> dict[str, Any] | None:

@@ -84,7 +84,8 @@ def _by_output(weight: Array, groups: int) -> Array:
     """max|w| per output channel; ``groups`` of a transposed convolution, (in, out / groups, ...), else 0."""
     size = np.abs(weight)
     if not groups:
-        return size.reshape(len(size), -1).max(axis=1, initial=0.0)
+        rows: Array = size.reshape(len(size), -1).max(axis=1, initial=0.0)
+        return rows
     per_group = size.reshape(groups, size.shape[0] // groups, size.shape[1], -1)
     result: Array = per_group.max(axis=(1, 3), initial=0.0).reshape(-1)
     return result
@@ -101,7 +102,8 @@ def beyond_half(weights: list[FoldedWeights]) -> list[Finding]:
                     HALF_OVERFLOW.code,
                     "warning",
                     f"{each.layer}.weight{channel_list(bad)}",
-                    f"{len(bad)} of {len(each.size)} channels have folded weights up to {each.largest:.3g}, beyond "
+                    f"{len(bad)} of {len(each.size)} channels have folded weights up to {each.largest:.3g}, "
+                    "beyond "
                     f"{LARGEST:.0f}, which is as far as half precision goes",
                     {"channels": bad.tolist(), "count": len(each.size), "largest": each.largest},
                     "keep this layer in float32, or recalibrate its BatchNorm",

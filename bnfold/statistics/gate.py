@@ -10,6 +10,7 @@ from bnfold import finding as f
 from bnfold.finding import Finding
 from bnfold.fold.report import BatchNormEntry, FoldReport
 from bnfold.statistics.audit import findings_of, in_order, owner
+from bnfold.statistics.checks import superseded_by
 from bnfold.statistics.subject import Subject
 
 
@@ -39,7 +40,12 @@ def findings(module: Any, report: FoldReport) -> list[Finding]:
 
 def merged(audited: Sequence[Finding], folded: Sequence[Finding], calls: Sequence[str]) -> list[Finding]:
     """Both lists, errors first and in the order of the calls; what both say of a layer is said once."""
-    told = {(finding.code, _layer(finding)) for finding in audited if "layer" in finding.evidence}
+    told = {
+        (code, _layer(finding))
+        for finding in audited
+        if "layer" in finding.evidence
+        for code in superseded_by(finding.code)
+    }
     place = {owner(call): number for number, call in reversed(list(enumerate(calls)))}
     rest = [
         finding

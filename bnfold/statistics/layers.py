@@ -141,7 +141,9 @@ def _of_one(root: Any, names: list[str], module: Any) -> Layer:
     momentum = getattr(module, "momentum", None)
     eps = getattr(module, "eps", None)
     # A container that has two names gives its BatchNorm two names too: that is one place.
-    places = {(id(root.get_submodule(parent)), child): name for name in names for parent, child in [_split(name)]}
+    places = {
+        (id(root.get_submodule(parent)), child): name for name in names for parent, child in [_split(name)]
+    }
     return _made(
         names[0],
         lambda name: getattr(module, name, None),

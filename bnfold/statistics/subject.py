@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.statistics.layers import MEAN, MOMENTUM, UPDATES, VARIANCE, Layer, layers_of, numbers
+from bnfold.statistics.ordering import by_custom, is_by_name
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Subject:
             other kinds included.
         is_module: whether there is a module, which tells parameters from buffers.
         name: of the state dict; empty where there is only one.
+        ordered: whether the order is known; a file that sorts its tensors by name keeps none.
         averaged: whether its name says that it is an averaged (EMA, SWA) copy.
         steps: of training, where the user knows.
         momentum: of the running averages, where the user tells.
@@ -35,6 +37,7 @@ class Subject:
     tensors: Mapping[str, Any]
     is_module: bool
     name: str = ""
+    ordered: bool = True
     averaged: bool = False
     steps: int | None = None
     momentum: float | None = None
@@ -57,8 +60,13 @@ class Subject:
         if hasattr(source, "named_modules"):
             return cls(layers, dict(source.named_parameters()), True, **known)
         own = (MEAN, VARIANCE, UPDATES)
+        ordered = True
+        if is_by_name([layer.name for layer in layers]):
+            by_name = [layer.name for layer in layers]
+            layers = tuple(sorted(layers, key=lambda layer: by_custom(layer.name)))
+            ordered = [layer.name for layer in layers] == by_name
         tensors = {str(key): value for key, value in source.items() if str(key).rpartition(".")[2] not in own}
-        return cls(layers, tensors, False, **known)
+        return cls(layers, tensors, False, ordered=ordered, **known)
 
     def layer(self, name: str) -> Layer | None:
         """The layer of that qualified name."""
@@ -97,11 +105,6 @@ class Subject:
             return 0.0
         return float(max(0.0, 1.0 - momentum) ** updates)
 
-    def before(self, layer: Layer) -> Layer | None:
-        """The layer before it in order."""
-        at = self.layers.index(layer)
-        return self.layers[at - 1] if at else None
-
     @cached_property
     def typical_gain(self) -> float | None:
         """The median of |s| over the channels of all layers whose variance is above their eps."""
@@ -120,5 +123,8 @@ def gains_of(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 def reordered(subject: Subject, names: Sequence[str]) -> tuple[Layer, ...]:
     """The layers in the order of these names; those that are not named keep their order, at the end."""
     place = {name: number for number, name in reversed(list(enumerate(names)))}
-    known = [min((place[n] for n in (layer.name, *layer.aliases) if n in place), default=len(names)) for layer in subject.layers]
+    known = [
+        min((place[n] for n in (layer.name, *layer.aliases) if n in place), default=len(names))
+        for layer in subject.layers
+    ]
     return tuple(subject.layers[i] for i in sorted(range(len(known)), key=lambda i: known[i]))

@@ -55,7 +55,7 @@ def state(seed: int) -> dict[str, Any]:
         entries |= {
             f"{name}.weight": draw(channels), f"{name}.bias": draw(channels),
             f"{name}.running_mean": draw(channels), f"{name}.running_var": draw(channels) ** 2 + 0.5,
-            f"{name}.num_batches_tracked": torch.tensor(7),
+            f"{name}.num_batches_tracked": torch.tensor(700),
         }  # fmt: skip
     return entries
 
@@ -341,7 +341,7 @@ def test_inspect_a_checkpoint(cli: Cli, folder: Path) -> None:
     assert document["kind"] == "checkpoint"
     norms = {norm["name"]: norm for norm in document["state_dicts"][0]["batch_norms"]}
     assert norms["body.1"]["running_var"]["non_finite"] == 1
-    assert norms["body.5"]["num_batches_tracked"] == 7
+    assert norms["body.5"]["num_batches_tracked"] == 700
     assert "1 not finite" in cli("inspect", folder / "nan.pt").out
 
 

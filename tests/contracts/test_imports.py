@@ -22,9 +22,10 @@ TORCH_FREE = (
     "bnfold.runtime", "bnfold.runtime.feeds", "bnfold.runtime.frames", "bnfold.runtime.golden",
     "bnfold.runtime.images", "bnfold.runtime.interpreters", "bnfold.runtime.model",
     "bnfold.runtime.preprocess", "bnfold.runtime.scores", "bnfold.report", "bnfold.report.answers",
+    "bnfold.report.audit",
     "bnfold.report.conversion", "bnfold.report.inspection", "bnfold.report.machine",
     "bnfold_cli", "bnfold_cli.main", "bnfold_cli.run", "bnfold_cli.inspect", "bnfold_cli.doctor",
-    "bnfold_cli.convert", "bnfold_cli.verify", "bnfold_cli.rules",
+    "bnfold_cli.audit", "bnfold_cli.convert", "bnfold_cli.verify", "bnfold_cli.rules",
 )  # fmt: skip
 
 PROGRAM = """
@@ -78,7 +79,11 @@ def test_the_public_names_that_need_no_torch() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([name, "--help"] for name in ("run", "inspect", "doctor", "convert"))],
+    [
+        ["--help"],
+        ["--version"],
+        *([name, "--help"] for name in ("run", "inspect", "audit", "doctor", "convert")),
+    ],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:

@@ -133,7 +133,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "addmm with one number for a bias": (
         lambda: Net(
             lambda m, x: m.l(torch.addmm(m.one, m.bn(torch.sigmoid(x[:, 0, 0])), m.w)),
-            l=nn.Linear(16, 3), bn=nn.BatchNorm1d(8), w=torch.nn.Parameter(torch.randn(8, 16)),
+            l=nn.Linear(16, 3),
+            bn=nn.BatchNorm1d(8),
+            w=torch.nn.Parameter(torch.randn(8, 16)),
             one=torch.nn.Parameter(torch.ones(1)),
         ),
         {"bn": "kept"},

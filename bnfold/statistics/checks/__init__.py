@@ -1,8 +1,8 @@
 """One file per check. Every module in this folder that defines a `Check` is found by itself.
 
 A check is pure: it reads a `Subject` and returns findings. What several checks see of one cause is settled
-here: a check may supersede the findings of another at the same layer, and findings that follow from an earlier
-layer's name it as their origin.
+here: a check may supersede the findings of another at the same layer, and findings that follow from an
+earlier layer's name it as their origin.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def all_checks() -> tuple[Check, ...]:
             continue
         module = importlib.import_module(f"{__name__}.{info.name}")
         for kind in vars(module).values():
-            if not (isinstance(kind, type) and issubclass(kind, Check) and kind.__module__ == module.__name__):
+            if not (
+                isinstance(kind, type) and issubclass(kind, Check) and kind.__module__ == module.__name__
+            ):
                 continue
             check = kind()
             for cause in check.causes:
@@ -64,11 +66,22 @@ def diverged_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: finding.code != DIVERGED.code)
 
 
+@cache
+def superseded_by(code: str) -> frozenset[str]:
+    """The codes that a finding of this code makes needless at its layer, its own included."""
+    causes = [cause for check in all_checks() for cause in check.supersedes if code in _codes(check)]
+    return frozenset({code, *(cause.code for cause in causes)})
+
+
+def _codes(check: Check) -> set[str]:
+    return {cause.code for cause in check.causes}
+
+
 def explained(findings: Iterable[Finding]) -> list[Finding]:
     """Findings in execution order: those that follow from an earlier one of the same cause say so."""
     listed = list(findings)
     for check in all_checks():
-        codes = {cause.code for cause in check.causes}
+        codes = _codes(check)
         at = [i for i, finding in enumerate(listed) if finding.code in codes and finding.severity == "error"]
         for i, finding in zip(at, with_origin([listed[i] for i in at], check), strict=True):
             listed[i] = finding
@@ -77,10 +90,11 @@ def explained(findings: Iterable[Finding]) -> list[Finding]:
 
 def _settled(found: Sequence[tuple[Check, list[Finding]]]) -> list[Finding]:
     dropped = {
-        (cause.code, finding.evidence.get("layer"))
-        for check, findings in found
+        (code, finding.evidence.get("layer"))
+        for _, findings in found
         for finding in findings
-        for cause in check.supersedes
+        if "layer" in finding.evidence
+        for code in superseded_by(finding.code) - {finding.code}
     }
     return [
         finding
@@ -102,4 +116,5 @@ __all__ = [
     "explained",
     "judge",
     "judge_layer",
+    "superseded_by",
 ]

@@ -26,10 +26,12 @@ class Check(ABC):
     Attributes:
         causes: what it can find.
         supersedes: causes that it tells more about: their findings at the same layer are dropped.
+        relation: of a finding that follows to the first one.
     """
 
     causes: ClassVar[tuple[Cause, ...]]
     supersedes: ClassVar[tuple[Cause, ...]] = ()
+    relation: ClassVar[str] = "a consequence of"
 
     @abstractmethod
     def examine(self, subject: Subject) -> Iterable[Finding]:
@@ -88,7 +90,9 @@ def in_layers(found: Sequence[Layer], subject: Subject) -> str:
     return f"in {names(found)}" if len(found) == 1 else f"in {len(found)} of {total} layers ({names(found)})"
 
 
-def evidence(layer: Layer, channels: Sequence[int] | NDArray[Any] | None = None, **more: Any) -> dict[str, Any]:
+def evidence(
+    layer: Layer, channels: Sequence[int] | NDArray[Any] | None = None, **more: Any
+) -> dict[str, Any]:
     """A finding's evidence about a layer: JSON types."""
     content: dict[str, Any] = {"layer": layer.name}
     if channels is not None:
@@ -107,7 +111,7 @@ def with_origin(findings: Sequence[Finding], check: Check) -> list[Finding]:
             origin = _place(marked[0])
             finding = replace(
                 finding,
-                message=f"{finding.message.partition(': ')[0]}: a consequence of {origin}",
+                message=f"{finding.message.partition(': ')[0]}: {check.relation} {origin}",
                 evidence={**finding.evidence, "origin": origin},
                 remedy=f"as for {origin}",
             )

@@ -1,4 +1,4 @@
-"""A layer without population statistics: in eval mode it normalises by the batch, so an answer depends on it."""
+"""A layer without population statistics: in eval mode it normalises by the batch."""
 
 from __future__ import annotations
 

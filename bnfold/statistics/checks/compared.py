@@ -4,7 +4,8 @@
     num_batches_tracked moved    a layer whose weights were frozen and whose buffers were not
     neither known                one of the two
 
-A layer counts as unchanged when its own parameters and the parameter before it are equal bit for bit.
+A layer counts as unchanged when its own parameters, and those between the BatchNorm before it and itself, are
+equal bit for bit.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ def _found(kind: str, pairs: list[tuple[Layer, Layer]], subject: Subject) -> Fin
     )
     moved = f"means by up to {shift:.2g} standard deviations, variances by up to a factor of {ratio:.2g}"
     where = first.key(MEAN)
-    weights = f"the weights are equal bit for bit, and the statistics differ {in_layers(layers, subject)}: {moved}"
+    weights = (
+        f"the weights are equal bit for bit, and the statistics differ {in_layers(layers, subject)}: {moved}"
+    )
     if kind == "ranks":
         return Finding(
             RANKS.code,
@@ -69,7 +72,8 @@ def _found(kind: str, pairs: list[tuple[Layer, Layer]], subject: Subject) -> Fin
             where,
             f"{weights}; both files have {UPDATES} {first.updates}, as processes of one training do",
             details,
-            "merge the statistics of all processes by their counts (bnfold recalibrate --merge), or train with "
+            "merge the statistics of all processes by their counts (bnfold recalibrate --merge), or train "
+            "with "
             "SyncBatchNorm",
         )
     if kind == "drifted":
@@ -77,7 +81,8 @@ def _found(kind: str, pairs: list[tuple[Layer, Layer]], subject: Subject) -> Fin
             DRIFTED.code,
             "warning",
             where,
-            f"{weights}; {UPDATES} went from {twin.updates} to {first.updates}, so frozen layers went on updating",
+            f"{weights}; {UPDATES} went from {twin.updates} to {first.updates}, so frozen layers went on "
+            "updating",
             details,
             "put frozen BatchNorms in eval mode in training; restore the statistics of the other file, or "
             "recalibrate (bnfold recalibrate)",
@@ -86,7 +91,8 @@ def _found(kind: str, pairs: list[tuple[Layer, Layer]], subject: Subject) -> Fin
         MOVED_APART.code,
         "warning",
         where,
-        f"{weights}; without {UPDATES} in both files, processes of one training and a frozen layer that went on "
+        f"{weights}; without {UPDATES} in both files, processes of one training and a frozen layer that went "
+        "on "
         "updating look alike",
         details,
         "recalibrate (bnfold recalibrate); for the cause, compare files that keep num_batches_tracked",
@@ -107,37 +113,48 @@ def _both_usable(layer: Layer, twin: Layer) -> bool:
 
 
 def _same_weights(layer: Layer, subject: Subject) -> bool:
-    """Whether what makes the layer's input, as far as one parameter before it, is what it was."""
+    """Whether the layer's own parameters and those before it are what they were."""
     other = subject.against
     assert other is not None
-    names = [name for name, _ in subject.parameters()]
-    own = [layer.key(name) for name in ("weight", "bias") if layer.key(name) in names]
-    before = _parameter_before(layer, subject, names)
-    compared = own + ([before] if before else [])
+    compared = [layer.key(name) for name in ("weight", "bias") if layer.key(name) in subject.tensors]
+    compared += _between(layer, subject)
     return bool(compared) and all(_equal(subject.tensors[name], other.tensors.get(name)) for name in compared)
 
 
-def _parameter_before(layer: Layer, subject: Subject, names: list[str]) -> str | None:
-    first = layer.key("weight")
-    if first in names:
-        at = names.index(first)
-        return names[at - 1] if at else None
-    return names[-1] if names else None
+def _between(layer: Layer, subject: Subject) -> list[str]:
+    """Parameters after the BatchNorm before it and before its own; without an order, those beside it."""
+    names = [name for name, _ in subject.parameters()]
+    of_norms = {other.key(name): other for other in subject.layers for name in ("weight", "bias")}
+    own = [i for i, name in enumerate(names) if of_norms.get(name) is layer]
+    if not subject.ordered or not own:
+        parent = layer.name.rpartition(".")[0]
+        return [name for name in names if not own and name not in of_norms and name.startswith(f"{parent}.")]
+    found = []
+    for name in reversed(names[: own[0]]):
+        if name in of_norms:
+            break
+        found.append(name)
+    return found
 
 
 def _equal(here: object, there: object) -> bool:
     left = None if here is None else numbers(here)
     right = None if there is None else numbers(there)
-    return left is not None and right is not None and left.shape == right.shape and bool((left == right).all())
+    return (
+        left is not None and right is not None and left.shape == right.shape and bool((left == right).all())
+    )
 
 
 def _shift(layer: Layer, twin: Layer) -> float:
-    assert layer.mean is not None and twin.mean is not None and twin.variance is not None
+    assert layer.mean is not None
+    assert twin.mean is not None
+    assert twin.variance is not None
     spread = np.sqrt(np.maximum(twin.variance, 0) + twin.assumed_eps)
     return float((np.abs(layer.mean - twin.mean) / spread).max(initial=0.0))
 
 
 def _ratio(layer: Layer, twin: Layer) -> float:
-    assert layer.variance is not None and twin.variance is not None
+    assert layer.variance is not None
+    assert twin.variance is not None
     left, right = (np.maximum(each.variance, 0) + each.assumed_eps for each in (layer, twin))  # type: ignore[arg-type]
     return float(np.maximum(left / right, right / left).max(initial=1.0))

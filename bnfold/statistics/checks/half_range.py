@@ -15,6 +15,9 @@ from bnfold.statistics.layers import MEAN, VARIANCE, Layer
 
 LARGEST = 65504.0
 
+# so many different numbers that happen to be rounded to half precision were rounded
+_TELLING = 5
+
 
 class HalfRange(LayerCheck):
     """Stored infinities in float16; finite numbers, or the folded scale and shift, beyond it."""
@@ -29,19 +32,25 @@ class HalfRange(LayerCheck):
         return [stored] if stored else self._coming(layer)
 
     def _stored(self, layer: Layer) -> Finding | None:
-        if layer.dtype != "float16" or layer.mean is None or layer.variance is None:
+        if layer.mean is None or layer.variance is None or not _of_half(layer):
             return None
-        if np.isnan(layer.mean).any() or np.isnan(layer.variance).any() or np.isinf(layer.mean).any():
+        if np.isnan(layer.mean).any() or np.isnan(layer.variance).any():
             return None
-        bad = np.flatnonzero(np.isinf(layer.variance))
-        if not len(bad):
+        infinite = {
+            MEAN: np.flatnonzero(np.isinf(layer.mean)),
+            VARIANCE: np.flatnonzero(np.isinf(layer.variance)),
+        }
+        tensor = VARIANCE if len(infinite[VARIANCE]) else MEAN
+        if not len(infinite[tensor]):
             return None
+        channels = np.union1d(infinite[MEAN], infinite[VARIANCE])
         return Finding(
             HALF_OVERFLOW.code,
             "error",
-            layer.key(VARIANCE) + channel_list(bad),
-            f"{among(bad, layer)} have a running_var that is infinite in float16: a variance above 65504 was cast",
-            evidence(layer, bad, stored=True),
+            layer.key(tensor) + channel_list(infinite[tensor]),
+            f"{among(channels, layer)} have infinite running statistics, and all others are numbers of half "
+            f"precision: values above {LARGEST:.0f} were cast to it",
+            evidence(layer, channels, stored=True),
             "take the float32 checkpoint; fold in float64 and cast the folded weights",
         )
 
@@ -70,9 +79,25 @@ class HalfRange(LayerCheck):
                 HALF_OVERFLOW.code,
                 "warning",
                 layer.key(at) + channel_list(beyond[tensor]),
-                f"{among(channels, layer)} hold numbers that half precision cannot: {what} up to {largest:.3g}, "
+                f"{among(channels, layer)} hold numbers that half precision cannot: {what} up to "
+                f"{largest:.3g}, "
                 f"beyond {LARGEST:.0f}",
-                evidence(layer, channels, beyond={name: len(bad) for name, bad in beyond.items()}, largest=largest),
-                "keep this layer in float32, or fold in float64 and cast last; scale the inputs of the network",
+                evidence(
+                    layer, channels, beyond={name: len(bad) for name, bad in beyond.items()}, largest=largest
+                ),
+                "keep this layer in float32, or fold in float64 and cast last; scale the inputs of the "
+                "network",
             )
         ]
+
+
+def _of_half(layer: Layer) -> bool:
+    """Whether its numbers are those of a float16 file, in whatever type they are held now."""
+    if layer.dtype == "float16":
+        return True
+    held = [array for array in (layer.mean, layer.variance, layer.weight, layer.bias) if array is not None]
+    finite = np.concatenate([array[np.isfinite(array)] for array in held])
+    # a float32 that was measured has 13 bits more, but 0 and 1 tell nothing
+    with np.errstate(over="ignore"):
+        rounded = finite.astype(np.float16).astype(np.float64)
+    return len(np.unique(finite)) >= _TELLING and bool((rounded == finite).all())

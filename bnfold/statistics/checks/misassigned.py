@@ -1,8 +1,8 @@
 """Statistics that belong to something else: keys that were mixed up, a file that was put together wrongly.
 
 No two sets of real statistics are equal bit for bit. So a variance that equals the layer's own mean, another
-layer's statistics or some parameter was assigned from there; mean and variance that have changed places show in
-variances of both signs beside means of one; a mean and a variance of different lengths are of two layers.
+layer's statistics or some parameter was assigned from there; mean and variance that have changed places show
+in variances of both signs beside means of one; a mean and a variance of different lengths are of two layers.
 
 Numbers that were set by hand (constants, steps of equal size) say nothing. A copy that holds the whole of
 another layer, its parameters included, is the same layer under two names, and an averaged or target network
@@ -23,9 +23,11 @@ from bnfold.statistics.checks.negative import cancellation_explains
 from bnfold.statistics.layers import MEAN, VARIANCE, Array, Layer
 from bnfold.statistics.subject import Subject
 
-# a share of the channels of either sign: one damaged channel is no exchange
-_SHARE = 0.2
-_TWIN = re.compile(r"(^|[._])(ema|swa|averaged?|shadow|teacher|target|momentum|mean|key|online)([._\d]|$)", re.I)
+# of the channels, of either sign: a few negative variances are no exchange
+_SHARE = 0.3
+_TWIN = re.compile(
+    r"(^|[._])(ema|swa|averaged?|shadow|teacher|target|momentum|mean|key|online)([._\d]|$)", re.I
+)
 
 
 class Misassigned(Check):
@@ -48,7 +50,8 @@ class Misassigned(Check):
                     layer.key(tensor),
                     f"{what}: it was assigned from something else",
                     evidence(layer, range(layer.channels), tensor=tensor, equals=source),
-                    "load an intact file and compare the keys; or reset the statistics and recalibrate (bnfold "
+                    "load an intact file and compare the keys; or reset the statistics and recalibrate "
+                    "(bnfold "
                     "recalibrate)",
                 )
             for tensor, values in _statistics(layer):
@@ -66,15 +69,11 @@ def _lengths(layer: Layer) -> Told | None:
 
 
 def _itself(layer: Layer) -> Told | None:
-    for tensor in (MEAN, "weight", "bias"):
-        other = {MEAN: layer.mean, "weight": layer.weight, "bias": layer.bias}[tensor]
-        if layer.variance is not None and other is not None and _telling(other):
-            if np.array_equal(layer.variance, other):
-                return VARIANCE, f"running_var equals the layer's own {tensor} bit for bit", layer.key(tensor)
-    for tensor in ("weight", "bias"):
-        other = {"weight": layer.weight, "bias": layer.bias}[tensor]
-        if layer.mean is not None and other is not None and _telling(other) and np.array_equal(layer.mean, other):
-            return MEAN, f"running_mean equals the layer's own {tensor} bit for bit", layer.key(tensor)
+    held = {MEAN: layer.mean, VARIANCE: layer.variance, "weight": layer.weight, "bias": layer.bias}
+    for tensor, source in ((VARIANCE, MEAN), *((t, p) for t in (VARIANCE, MEAN) for p in ("weight", "bias"))):
+        values, other = held[tensor], held[source]
+        if values is not None and other is not None and _telling(other) and np.array_equal(values, other):
+            return tensor, f"{tensor} equals the layer's own {source} bit for bit", layer.key(source)
     return None
 
 
@@ -82,14 +81,15 @@ def _swapped(layer: Layer) -> Told | None:
     mean, variance = layer.mean, layer.variance
     if mean is None or variance is None or not (np.isfinite(mean).all() and np.isfinite(variance).all()):
         return None
-    negative, positive = float((variance < 0).mean()) if len(variance) else 0.0, float((variance > 0).mean()) if len(variance) else 0.0
-    if min(negative, positive) < _SHARE or not (mean >= 0).all() or not (mean > 0).any():
+    below, above = int((variance < 0).sum()), int((variance > 0).sum())
+    if min(below, above) < max(2, _SHARE * len(variance)) or not (mean > 0).all() or not _telling(mean):
         return None
     if cancellation_explains(layer):
         return None
     return (
         VARIANCE,
-        f"{negative:.0%} of the values of running_var are negative and running_mean has none below 0, so mean and "
+        f"{below} of {len(variance)} values of running_var are negative and all of running_mean are "
+        "positive, so mean and "
         "variance have changed places",
         layer.key(MEAN),
     )
@@ -143,7 +143,8 @@ def _same(layer: Layer, other: Layer) -> bool:
         (layer.bias, other.bias),
     ]
     return all(
-        (left is None and right is None) or (left is not None and right is not None and np.array_equal(left, right))
+        (left is None and right is None)
+        or (left is not None and right is not None and np.array_equal(left, right))
         for left, right in pairs
     )
 
@@ -154,4 +155,6 @@ def _twins(layer: Layer, other: Layer) -> bool:
     while left and right and left[-1] == right[-1]:
         left.pop()
         right.pop()
-    return len(left) < len(layer.name.split(".")) and any(_TWIN.search(".".join(part)) for part in (left, right))
+    return len(left) < len(layer.name.split(".")) and any(
+        _TWIN.search(".".join(part)) for part in (left, right)
+    )

@@ -1,5 +1,6 @@
-"""A variance below 0, or of 0 without an eps. Its square root is NaN where variance + eps <= 0; elsewhere it is wrong all the same.
+"""A variance below 0, or of 0 without an eps.
 
+Its inverse square root is not finite where variance + eps <= 0; elsewhere it is wrong all the same.
 E[x^2] - E[x]^2 in float32 leaves a few parts in 2^24 of mean^2 of either sign: that is how a recalibration
 makes one. Anything larger is no rounding.
 """
@@ -53,7 +54,8 @@ class Negative(LayerCheck):
                 NEGATIVE.code,
                 "error",
                 layer.key(VARIANCE) + channel_list(bad),
-                f"{among(bad, layer)} have a running_var {'that is negative' if lowest < 0 else 'of 0'} (lowest {lowest:.3g}, eps {eps:.3g}): {effect}; {why}",
+                f"{among(bad, layer)} have a running_var {'that is negative' if lowest < 0 else 'of 0'} "
+                f"(lowest {lowest:.3g}, eps {eps:.3g}): {effect}; {why}",
                 evidence(layer, bad, lowest=lowest, eps=eps, nan=nan, rounding=rounding),
                 "recalibrate in float64 (bnfold recalibrate)"
                 if rounding

@@ -35,7 +35,8 @@ class NeverUpdated(Check):
             first.key(VARIANCE),
             f"mean 0 and variance 1 in every channel {in_layers(found, subject)}, as in a new layer, {said}",
             evidence(first, layers=[layer.name for layer in found], updates=first.updates),
-            "copy the buffers of the network that was trained, or recalibrate (bnfold recalibrate); nothing to do "
+            "copy the buffers of the network that was trained, or recalibrate (bnfold recalibrate); nothing "
+            "to do "
             "where the statistics were folded into weight and bias on purpose",
         )
 

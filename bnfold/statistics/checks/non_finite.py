@@ -1,8 +1,8 @@
 """A batch that was not finite entered the running average, which never forgets it: 0.9 * NaN is NaN.
 
 Mixed precision does this: the gradient scaler skips the step, and the buffers have been updated already. In
-the first layer that it hits, all channels mean that it came from before the layer, a few that it arose in what
-feeds these channels. Whatever comes after is NaN as a consequence.
+the first layer that it hits, all channels mean that it came from before the layer, a few that it arose in
+what feeds these channels. Whatever comes after is NaN as a consequence.
 
 A variance alone that is infinite is another form of it: squares that overflow float32 in one batch.
 """
@@ -49,7 +49,8 @@ class NonFinite(LayerCheck):
                 layer.key(tensor) + channel_list(mean if len(mean) else variance),
                 f"{among(channels, layer)} have {what}: {why}",
                 evidence(layer, channels, not_finite={MEAN: len(mean), VARIANCE: len(variance)}),
-                "reset the statistics and recalibrate with finite frames (bnfold recalibrate): averaging never "
+                "reset the statistics and recalibrate with finite frames (bnfold recalibrate): averaging "
+                "never "
                 "heals them; then find the frame or the step that was not finite",
             )
         ]

@@ -1,7 +1,7 @@
 """Parameters that are not finite: training diverged. The statistics are beside the point then.
 
-In a state dict parameters and buffers look alike. A buffer may hold infinities on purpose (an attention mask),
-so there a tensor that is no weight and no bias counts only when it holds NaN.
+In a state dict parameters and buffers look alike. A buffer may hold infinities on purpose (an attention
+mask), so there a tensor that is no weight and no bias counts only when it holds NaN.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Parameters(LayerCheck):
     """Weights and biases of every layer, BatchNorm or not."""
 
     causes = (DIVERGED,)
+    relation = "as in"
     stops = True
 
     def examine(self, subject: Subject) -> Iterable[Finding]:
@@ -55,6 +56,10 @@ class Parameters(LayerCheck):
             for name, values in held.items()
             if values is not None and not np.isfinite(values).all()
         ]
+
+    def follows(self, finding: Finding) -> bool:
+        """A loss that is not finite reaches every parameter in one step."""
+        return True
 
     def _of(self, layer: Layer, name: str) -> Finding:
         bad = np.flatnonzero(~np.isfinite(getattr(layer, name)))

@@ -1,7 +1,7 @@
 """An averaged copy of the weights whose statistics are not finite, beside plain weights whose are.
 
-The plain network forgets a NaN batch when its buffers are reset or reloaded; its average never does, and it is
-often the copy that is deployed.
+The plain network forgets a NaN batch when its buffers are reset or reloaded; its average never does, and it
+is often the copy that is deployed.
 """
 
 from __future__ import annotations
@@ -43,10 +43,12 @@ class PoisonedCopy(Check):
                 POISONED_COPY.code,
                 "error",
                 layer.key(tensor) + channel_list(bad),
-                f"{among(channels, layer)} have running statistics that are not finite, while those of {other} are: "
+                f"{among(channels, layer)} have running statistics that are not finite, while those of "
+                f"{other} are: "
                 "an averaged copy never forgets a batch that was not finite",
                 evidence(layer, channels, plain=plain.name),
-                f"take the weights of {other}, or reset the copy's statistics and recalibrate (bnfold recalibrate)",
+                f"take the weights of {other}, or reset the copy's statistics and recalibrate (bnfold "
+                "recalibrate)",
             )
 
     def follows(self, finding: Finding) -> bool:

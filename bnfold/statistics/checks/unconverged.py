@@ -9,6 +9,7 @@ without data: mean / (1 - w) and (variance - w) / (1 - w).
 from __future__ import annotations
 
 from collections.abc import Iterable
+
 from bnfold.finding import Finding
 from bnfold.statistics.causes import UNCONVERGED
 from bnfold.statistics.checks._base import Check, evidence, in_layers
@@ -26,7 +27,9 @@ class Unconverged(Check):
     def examine(self, subject: Subject) -> Iterable[Finding]:
         """One finding for all layers of a severity."""
         weights = [(layer, subject.initial_weight(layer)) for layer in subject.layers if not layer.is_initial]
-        known = [(layer, weight) for layer, weight in weights if weight is not None and layer.mean is not None]
+        known = [
+            (layer, weight) for layer, weight in weights if weight is not None and layer.mean is not None
+        ]
         errors = [(layer, weight) for layer, weight in known if weight >= _ERROR]
         warnings = [(layer, weight) for layer, weight in known if _MATTERS <= weight < _ERROR]
         yield from (self._found(found, subject) for found in (errors, warnings) if found)
@@ -39,14 +42,18 @@ class Unconverged(Check):
         updates = subject.updates_of(first)
         message = (
             f"after {updates} update{'' if updates == 1 else 's'} with momentum {momentum}"
-            f"{' (assumed: a file does not say)' if assumed else ''}, the initial mean 0 and variance 1 still "
+            f"{' (assumed: a file does not say)' if assumed else ''}, the initial mean 0 and variance 1 "
+            "still "
             f"weigh {worst:.2g} {in_layers(layers, subject)}"
         )
         # v = w + (1 - w) v' with v' >= 0: anything below w had another beginning
-        below = sum(int((layer.variance < w * 0.999).sum()) for layer, w in found if layer.variance is not None)
+        below = sum(
+            int((layer.variance < w * 0.999).sum()) for layer, w in found if layer.variance is not None
+        )
         if below:
             message += (
-                f"; but {below} variance{' is' if below == 1 else 's are'} below that weight, so the average may "
+                f"; but {below} variance{' is' if below == 1 else 's are'} below that weight, so the average "
+                "may "
                 "have begun from other statistics"
             )
         return Finding(
@@ -63,6 +70,7 @@ class Unconverged(Check):
                 assumed=assumed,
                 below=below,
             ),
-            "bnfold recalibrate --debias takes the initial value out without data; bnfold recalibrate --samples "
+            "bnfold recalibrate --debias takes the initial value out without data; bnfold recalibrate "
+            "--samples "
             f"measures anew{'; give --momentum where it was another' if assumed else ''}",
         )

@@ -82,7 +82,8 @@ def _shared(layer: Layer, uses: int, base: int | None) -> Finding:
         layer.key(UPDATES) if layer.updates else layer.name,
         f"one BatchNorm is used at {uses} places{also}: its average mixes what they see ({counted}{against})",
         evidence(layer, aliases=list(layer.aliases), uses=uses, updates=layer.updates, usual=base),
-        "train with a BatchNorm for each place; where the places see the same data, this is harmless: compare "
+        "train with a BatchNorm for each place; where the places see the same data, this is harmless: "
+        "compare "
         "them with bnfold diagnose",
     )
 
@@ -110,6 +111,7 @@ def _more_often(layers: list[Layer], times: int, base: int | None, subject: Subj
         f"{message}: a BatchNorm that is used at several places, or activation checkpointing",
         details,
         "--model and --input tell which; or the other layers were frozen for a part of the training, and all "
-        "is well" if not subject.steps else
-        "--model and --input tell which; with gradient accumulation count forward passes as --steps",
+        "is well"
+        if not subject.steps
+        else "--model and --input tell which; with gradient accumulation count forward passes as --steps",
     )

@@ -1,6 +1,6 @@
 """The architectures by name: a function for each, and a table of them with the shape of an input.
 
-bnfold convert vgg.safetensors --model models.py:vgg --input 1x1x28x28
+    bnfold convert vgg.safetensors --model models.py:vgg --input 1x1x28x28
 """
 
 from __future__ import annotations

@@ -167,7 +167,14 @@ def examine(
         findings = with_breakdown(said + dependent, broken, None)
     else:
         result = replace(result, **_judged(trained, evaluated, train_batch))
-        seen = Seen(trained, evaluated, result.own, result.carried, blame.sites(trained))
+
+        def revived(channels: dict[str, list[int]]) -> dict[str, Gap]:
+            tell("the frames with dead channels alive")
+            return gap.gaps(
+                passes.run(private, given.batches, "train", revived=channels), train_batch=train_batch
+            )
+
+        seen = Seen(trained, evaluated, result.own, result.carried, blame.sites(trained), revived)
         findings = with_breakdown(settle(said, seen, subject) + dependent, broken, result)
     result = replace(result, findings=findings)
     if deployment is not None:

@@ -13,7 +13,7 @@ from bnfold.statistics.diagnose.passes import Pass, Reading
 
 Array = NDArray[np.float64]
 
-_EXPLAINED = 0.2
+_EXPLAINED = 0.25
 """An explanation leaves at most this share of the squared gaps."""
 
 _LEAST_WEIGHT = 0.02
@@ -48,11 +48,13 @@ def parted(gaps: Mapping[str, Gap]) -> list[str]:
     )
 
 
-def initial_value(readings: Iterable[Reading]) -> InitialValue | None:
+def initial_value(readings: Iterable[Reading], weight: float | None = None) -> InitialValue | None:
     """Whether the gaps are those of an average that has not let go of mean 0 and variance 1.
 
-    The weight is the same in all layers. It is searched for on a grid; a sum over channels of squared gaps
-    (as in `gap`) is least at the best one.
+    Args:
+        readings: of layers with one weight.
+        weight: where the number of updates tells it. Else it is searched for on a grid: a sum over channels of
+            squared gaps (as in `gap`) is least at the best one, and a weight below 2 % is not believed.
     """
     seen = [r for r in readings if r.mean is not None and r.variance is not None]
     rows = [_moments(reading) for reading in seen]
@@ -64,19 +66,19 @@ def initial_value(readings: Iterable[Reading]) -> InitialValue | None:
     good = np.isfinite(mean) & np.isfinite(variance) & np.isfinite(stored_mean) & (stored_variance + eps > 0)
     good &= np.isfinite(stored_variance)
 
-    def left(weight: float) -> float:
+    def left(w: float) -> float:
         with np.errstate(invalid="ignore", divide="ignore"):
-            shift = (stored_mean - (1 - weight) * mean) / np.sqrt(variance + eps)
-            scale = np.log((weight + (1 - weight) * variance + eps) / (stored_variance + eps)) / 2
+            shift = (stored_mean - (1 - w) * mean) / np.sqrt(variance + eps)
+            scale = np.log((w + (1 - w) * variance + eps) / (stored_variance + eps)) / 2
         return float(np.sum(np.square(shift[good]) + np.square(scale[good])))
 
     before = left(0.0)
     if before <= 0 or not good.any():
         return None
     weights = np.linspace(0, 1, 201)
-    best = float(weights[int(np.argmin([left(weight) for weight in weights]))])
+    best = float(weights[int(np.argmin([left(w) for w in weights]))]) if weight is None else weight
     share = left(best) / before
-    if best < _LEAST_WEIGHT or share > _EXPLAINED:
+    if share > _EXPLAINED or (weight is None and best < _LEAST_WEIGHT):
         return None
     return InitialValue(best, share)
 
@@ -143,6 +145,20 @@ def sites(seen: Pass, *, margin: float = MARGIN) -> dict[str, Gap]:
         if owner not in found or gap.certain.max() > found[owner].certain.max():
             found[owner] = gap
     return found
+
+
+def explained(before: Mapping[str, Gap], after: Mapping[str, Gap], names: Iterable[str]) -> float:
+    """The share of the squared gaps of the channels that are off which is gone after a change."""
+    was = now = 0.0
+    for name in names:
+        chosen = before[name].suspect
+        was += _squares(before[name], chosen)
+        now += _squares(after[name], chosen)
+    return 1 - now / was if was else 0.0
+
+
+def _squares(gap: Gap, chosen: NDArray[np.bool_]) -> float:
+    return float(np.nansum(np.square(gap.mean[chosen])) + np.nansum(np.square(gap.scale[chosen])))
 
 
 def growth(evaluated: Pass, trained: Pass, *, factor: float = 10.0) -> str | None:

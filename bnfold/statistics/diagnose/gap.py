@@ -90,17 +90,19 @@ class Gap:
 
     @property
     def largest(self) -> float:
-        """The largest gap of any channel, of either kind; NaN where there is none."""
-        both = np.concatenate([np.abs(self.mean), np.abs(self.scale)])
-        both = both[np.isfinite(both)]
-        return float(both.max()) if len(both) else math.nan
+        """The largest over channels of both gaps together; NaN where there is none."""
+        squares = self._squares()
+        return float(np.sqrt(squares.max())) if len(squares) else math.nan
 
     @property
     def typical(self) -> float:
         """The root mean square over channels of both gaps together; NaN where there is none."""
-        squares = np.square(self.mean) + np.square(self.scale)
-        squares = squares[np.isfinite(squares)]
+        squares = self._squares()
         return float(np.sqrt(squares.mean())) if len(squares) else math.nan
+
+    def _squares(self) -> Array:
+        squares = np.square(self.mean) + np.square(self.scale)
+        return squares[np.isfinite(squares)]
 
 
 def gaps(seen: Pass, *, train_batch: int = TRAIN_BATCH, margin: float = MARGIN) -> dict[str, Gap]:

@@ -7,7 +7,7 @@ statistics. In train mode a BatchNorm normalises with the batch, and the buffers
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -120,13 +120,20 @@ class Pass:
         return [reading for reading in self.readings.values() if reading.owner == owner]
 
 
-def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
+def run(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    mode: Mode,
+    *,
+    revived: Mapping[str, Sequence[int]] | None = None,
+) -> Pass:
     """Run all batches through a module that is in eval mode.
 
     Args:
         module: in eval mode; a copy, because a call that updates its buffers in eval mode is let do so.
         batches: see `bnfold.statistics.batches`.
         mode: of the BatchNorms.
+        revived: by call, channels that get a result as if they were alive: see `_revived`.
 
     Raises:
         ValueError: in train mode, a batch has one value per channel (torch's message).
@@ -140,6 +147,8 @@ def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
         reading.input.add(call.input)
         result = call.by_batch() if mode == "train" else call.as_called()
         reading.output.add(result)
+        if revived and call.name in revived:
+            return _revived(result, call, list(revived[call.name]))
         return result
 
     with torch.no_grad(), answering(module, answer), _sizes(module, seen):
@@ -147,6 +156,19 @@ def run(module: nn.Module, batches: Iterable[Batch], mode: Mode) -> Pass:
             _add(seen.result, batch.run(module))
             seen.frames += batch.frames
     return seen
+
+
+def _revived(result: Tensor, call: Call, channels: list[int]) -> Tensor:
+    """The result with dead channels as if alive: mean beta, deviation |gamma|, and otherwise like a living one."""
+    living = [channel for channel in range(result.shape[1]) if channel not in channels]
+    changed = result.clone()
+    for number, channel in enumerate(channels):
+        donor = result[:, living[number % len(living)]] if living else torch.randn_like(result[:, channel])
+        unit = (donor - donor.mean()) / donor.std().clamp_min(1e-12)
+        scale = 1.0 if call.weight is None else float(call.weight[channel].abs())
+        shift = 0.0 if call.bias is None else float(call.bias[channel])
+        changed[:, channel] = unit * scale + shift
+    return changed
 
 
 def _add(size: Size, result: Any) -> None:

@@ -7,7 +7,7 @@ or that of the group where nothing tells the causes apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from bnfold.finding import Finding
 from bnfold.statistics import causes
 from bnfold.statistics.causes import Cause
 from bnfold.statistics.diagnose import blame
-from bnfold.statistics.diagnose.gap import Gap
+from bnfold.statistics.diagnose.gap import MARGIN, Gap
 from bnfold.statistics.diagnose.passes import Pass
 from bnfold.statistics.diagnose.wording import amount, in_sigmas, place, rest
 from bnfold.statistics.subject import Subject
@@ -40,6 +40,9 @@ _RAISED = {cause.code for cause in (causes.NEVER_UPDATED, causes.DRIFTED, causes
 
 _WITHIN_FIT, _WITHIN_SHARE = 0.8, 0.15
 
+# a stand-in for a dead channel is not what the channel was: half of what its death changed will do
+_REVIVED = 0.5
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -50,6 +53,7 @@ class Seen:
         own: gaps in train mode: the layer's own statistics against what it reads.
         carried: gaps in eval mode: what the layers before did is in them.
         sites: by module with several call sites, how far these are apart.
+        revived: the gaps in train mode if some channels, by call, were alive.
     """
 
     trained: Pass
@@ -57,6 +61,7 @@ class Seen:
     own: Gaps
     carried: Gaps
     sites: Gaps
+    revived: Callable[[dict[str, list[int]]], Gaps]
 
     def owner(self, name: str) -> str:
         """The module of a call."""
@@ -104,10 +109,13 @@ def _with_frames(finding: Finding, seen: Seen, open_: list[str]) -> tuple[Findin
     if finding.code == causes.SHARED.code:
         return _shared(finding, seen, calls)
     if finding.code == causes.VANISHING.code:
-        hit = [name for name in hit if _only(seen.own[name], finding.evidence.get("channels", []))]
-        return (_shown(finding, seen, hit, raised=True), hit) if hit else (finding, [])
+        return _vanished(finding, seen, open_, calls)
     if finding.code in _RAISED and hit:
         return _shown(finding, seen, hit, raised=any(seen.own[name].parted.any() for name in hit)), hit
+    if finding.code == causes.UPDATED_TWICE.code:
+        # its average remembers half as many frames, so it is less sure than `gap` takes it to be
+        hit = [name for name in hit if seen.own[name].certain.max() <= 2 * MARGIN]
+        return (_shown(finding, seen, hit, raised=False), hit) if hit else (finding, [])
     if finding.code in _WHOLE and finding.severity == "error" and hit:
         return _shown(finding, seen, hit, raised=False), hit
     return finding, []
@@ -126,6 +134,35 @@ def _shown(finding: Finding, seen: Seen, hit: list[str], *, raised: bool) -> Fin
         message=finding.message + words,
         evidence={**finding.evidence, "gap": {"call": hit[0], **in_sigmas(gap)}, "parted": hit},
     )
+
+
+def _vanished(finding: Finding, seen: Seen, open_: list[str], calls: list[str]) -> tuple[Finding, list[str]]:
+    """A dead channel that frames bring to life, or whose death the layers behind it do not know of yet."""
+    channels = list(finding.evidence.get("channels", []))
+    hit = [name for name in open_ if name in calls and _only(seen.own[name], channels)]
+    if hit:
+        return _shown(finding, seen, hit, raised=True), hit
+    order = list(seen.own)
+    behind = [name for name in open_ if calls and order.index(name) > order.index(calls[0])]
+    if not behind:
+        return finding, []
+    gone = blame.explained(seen.own, seen.revived({name: channels for name in calls}), behind)
+    if gone < _REVIVED:
+        return finding, []
+    gap = seen.own[behind[0]]
+    words = (
+        f"; the statistics behind it are from before: in {behind[0]} {amount(gap)} "
+        f"({int(gap.suspect.sum())} of {len(gap.parted)} channels), and with the channel alive {gone:.0%} of that "
+        "would be gone"
+    )
+    told = replace(
+        finding,
+        severity="error" if any(seen.own[name].parted.any() for name in behind) else finding.severity,
+        message=finding.message + words,
+        evidence={**finding.evidence, "gap": {"call": behind[0], **in_sigmas(gap)}, "explained": gone},
+        remedy=f"{finding.remedy}; then recalibrate what reads it (bnfold recalibrate)",
+    )
+    return told, behind
 
 
 def _only(gap: Gap, channels: list[int]) -> bool:
@@ -193,7 +230,7 @@ def _cause(calls: list[str], seen: Seen, subject: Subject) -> Finding:
             "train with a BatchNorm for each place",
             sites=[site.name for site in sites], apart=in_sigmas(apart),
         )  # fmt: skip
-    initial = blame.initial_value(readings)
+    initial = blame.initial_value(readings) or _counted(calls, seen, subject)
     if initial is not None:
         heavy = "" if initial.weight >= 0.3 else "warning"
         finding = _finding(
@@ -227,6 +264,17 @@ def _cause(calls: list[str], seen: Seen, subject: Subject) -> Finding:
         _RECALIBRATE,
         separated_by=group.separated_by,
     )  # fmt: skip
+
+
+def _counted(calls: list[str], seen: Seen, subject: Subject) -> blame.InitialValue | None:
+    """The initial value at the weight that the number of updates tells: little of it is much for a variance that
+    is small itself."""
+    layers = [subject.layer(seen.owner(name)) for name in calls]
+    weights = {layer and subject.initial_weight(layer) for layer in layers}
+    weight = weights.pop() if len(weights) == 1 else None
+    if not weight:
+        return None
+    return blame.initial_value([seen.trained.readings[name] for name in calls], weight)
 
 
 def _finding(cause: Cause, calls: list[str], seen: Seen, what: str, remedy: str, **more: Any) -> Finding:

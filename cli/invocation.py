@@ -21,15 +21,16 @@ COMMANDS = {
     "convert": "fold a checkpoint's BatchNorms and write ONNX and TFLite files",
     "verify": "compare a checkpoint or an artifact with another on frames",
     "run": "one answer per frame, or the artifact's own self-test",
+    "bench": "how long one frame takes here, start and memory",
     "audit": "what a checkpoint's population statistics show, without data",
-    "inspect": "what an artifact or a checkpoint says of itself",
     "diagnose": "why a network is wrong in eval mode, told from frames",
+    "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("recalibrate", "drift", "bench", "monitor")
+PLANNED = ("recalibrate", "drift", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bnfold.runtime import Model
     from bnfold.runtime.session import Array
 
-_INTERPRETERS = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
+INTERPRETERS = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 _MOST_VALUES = 1000  # of one output in the JSON document: scores, not images
 
 
@@ -49,9 +49,9 @@ def configure(parser: CommandParser) -> None:
     parser.option("--threads", type=values.whole(1, 1024), default=1, metavar="N", help="default 1")
     parser.option(
         "--runtime",
-        choices=_INTERPRETERS,
+        choices=INTERPRETERS,
         metavar="NAME",
-        help=f"{', '.join(_INTERPRETERS)}; default: the first that is installed",
+        help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
     )
 
 

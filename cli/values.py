@@ -93,6 +93,17 @@ def positive(text: str) -> float:
     return value
 
 
+_UNITS_MS = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1000.0}
+
+
+def duration_ms(text: str) -> float:
+    """A time above 0 with its unit, in milliseconds: ``12ms``, ``900us``, ``0.5s``."""
+    found = re.fullmatch(r"\s*([^a-zµ\s]+)\s*([a-zµ]+)\s*", text)
+    if found is None or found[2] not in _UNITS_MS:
+        raise _unreadable(f"{text!r} is no time with a unit", "12ms, 900us or 0.5s")
+    return positive(found[1]) * _UNITS_MS[found[2]]
+
+
 def share(text: str) -> float:
     """A number above 0 and at most 1."""
     value = number(text)

@@ -19,7 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/command_line.md", "docs/device.md", "docs/audit.md")
+PAGES = (
+    "README.md",
+    "docs/audit.md",
+    "docs/command_line.md",
+    "docs/device.md",
+    "sample_models/robot_camera/README.md",
+)
 _BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _RULES = re.compile(r"(<!-- rules -->\n).*?(<!-- /rules -->)", re.DOTALL)
 

@@ -94,7 +94,7 @@ def start(
         ArtifactError: BNF-M010 the interpreter does not take the file; BNF-M011 the file has other tensors
             than the manifest.
     """
-    interpreter, module = _choose(manifest["target"], runtime)
+    interpreter, module = choose(manifest["target"], runtime)
     try:
         if interpreter.target == "onnx":
             from bnfold.runtime.backend_onnxruntime import OnnxRuntimeSession
@@ -114,7 +114,13 @@ def start(
         ) from error
 
 
-def _choose(target: str, runtime: str | None) -> tuple[Interpreter, Any]:
+def choose(target: str, runtime: str | None) -> tuple[Interpreter, Any]:
+    """The interpreter to use and its imported module: the one asked for, or the first that loads.
+
+    Raises:
+        UsageError: BNF-U060 ``runtime`` names no interpreter of this format.
+        PlatformError: BNF-P020 none is installed; BNF-P021 one is installed and does not load.
+    """
     candidates = [interpreter for interpreter in ALL if interpreter.target == target]
     if runtime is not None:
         wanted = runtime.replace("_", "-")

@@ -117,6 +117,18 @@ class Model:
         """
         return self._run(self._feeds.of_frame(frame))
 
+    def prepare(self, frame: Any) -> dict[str, Array]:
+        """One frame as the model inputs that `predict` would run on: what `predict_raw` takes.
+
+        Args:
+            frame: as for `predict`.
+
+        Raises:
+            InputError: as `predict`.
+        """
+        arrays = self._feeds.of_frame(frame)
+        return {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
+
     def predict_raw(self, arrays: Array | Mapping[str, Array]) -> Outputs:
         """The answer to model inputs that are ready: exact dtype and shape, batch axis included.
 

@@ -18,8 +18,8 @@ from bnfold.errors import InternalError, StatisticsError
 
 from .conftest import Cli
 
-COMMANDS = ("convert", "verify", "run", "audit", "inspect", "rules", "doctor")
-PLANNED = ("recalibrate", "diagnose", "drift", "bench", "monitor")
+COMMANDS = ("convert", "verify", "run", "bench", "audit", "inspect", "rules", "doctor")
+PLANNED = ("recalibrate", "diagnose", "drift", "monitor")
 
 
 def test_help_lists_what_is_built_and_nothing_else(cli: Cli) -> None:

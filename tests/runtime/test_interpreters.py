@@ -112,16 +112,16 @@ def test_installed_and_broken(installed: Callable[[Found], None], path: Path) ->
 def test_the_one_asked_for_is_not_replaced_by_another(installed: Callable[[Found], None]) -> None:
     installed({LITERT: "2.3.0"})
     with pytest.raises(PlatformError) as caught:
-        interpreters._choose("tflite", "tflite-runtime")
+        interpreters.choose("tflite", "tflite-runtime")
     assert caught.value.code == "BNF-P020"
     assert "(tflite-runtime)" in caught.value.what
-    chosen, _ = interpreters._choose("tflite", "ai_edge_litert")  # as it is imported, too
+    chosen, _ = interpreters.choose("tflite", "ai_edge_litert")  # as it is imported, too
     assert chosen.name == "ai-edge-litert"
 
 
 def test_a_broken_one_gives_way_to_the_next(installed: Callable[[Found], None]) -> None:
     installed({LITERT: ImportError("too new"), TFLITE: "2.14.0"})
-    chosen, module = interpreters._choose("tflite", None)
+    chosen, module = interpreters.choose("tflite", None)
     assert chosen.name == "tflite-runtime"
     assert module.__version__ == "2.14.0"
 

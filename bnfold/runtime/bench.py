@@ -1,0 +1,260 @@
+"""How fast an artifact is here: start, latency of a single stream, memory; alone, or against another one."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnfold.errors import InputError, UsageError
+from bnfold.finding import Finding
+from bnfold.runtime import coldstart, frames, stand_in
+from bnfold.runtime.coldstart import ColdStart
+from bnfold.runtime.latency import Call, Latency, Plan, Ratio, timed
+from bnfold.runtime.model import Model, open
+
+Progress = Callable[[str], None]
+
+RAW, WHOLE = "without_preprocessing", "with_preprocessing"
+
+# The medians of stretches of one stream lie this far apart only where something else ran beside it.
+_RESTLESS = 1.15
+_MOST_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class Side:
+    """One artifact and what was measured of it.
+
+    Attributes:
+        streams: by `RAW` (model inputs that are ready) and `WHOLE` (camera frames, prepared as the manifest
+            says); the latter only where the model takes images.
+    """
+
+    artifact: str
+    runtime: str
+    precision: str
+    start: ColdStart
+    streams: dict[str, Latency]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "artifact": self.artifact,
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "cold_start": self.start.to_json(),
+            "latency": {name: stream.to_json() for name, stream in self.streams.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What `bench` measured.
+
+    Attributes:
+        side: the artifact; ``against`` the other one, or None.
+        ratios: by stream, the artifact's time over the other's, frame by frame.
+        frames_source: ``samples``, or ``stand-in`` where the user gave none.
+        gated: the stream that ``p90_max_ms`` judges: the whole way where the model takes images.
+    """
+
+    side: Side
+    against: Side | None
+    ratios: dict[str, Ratio]
+    threads: int
+    frames_source: str
+    gated: str
+    p90_max_ms: float | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the 90th percentile is within its limit, where one was set."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "schema": 1,
+            "passed": self.passed,
+            **self.side.to_json(),
+            "threads": self.threads,
+            "machine": {
+                "system": platform.system(),
+                "processor": platform.machine(),
+                "cores": os.cpu_count(),
+            },
+            "frames_source": self.frames_source,
+            "against": None if self.against is None else self.against.to_json(),
+            "ratio": {name: ratio.to_json() for name, ratio in self.ratios.items()},
+            "p90_max_ms": self.p90_max_ms,
+            "gated": self.gated,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def _machine() -> dict[str, Any]:
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
+
+
+def bench(
+    artifact: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    samples: str | os.PathLike[str] | None = None,
+    plan: Plan | None = None,
+    threads: int = 1,
+    runtime: str | None = None,
+    p90_max_ms: float | None = None,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Measure one artifact, or two frame by frame in turn.
+
+    Args:
+        artifact, against: files written by ``bnfold convert``.
+        samples: frames as for ``bnfold run``; None: frames made up for the time they take.
+        plan: how much to measure.
+        threads, runtime: as for :func:`bnfold.open`; ``against`` runs in the same runtime where it can.
+        p90_max_ms: an error finding where the 90th percentile is above it.
+        progress: called with each stage as it begins.
+
+    Raises:
+        UsageError: BNF-U080 two artifacts that do not take the same frames; as :func:`bnfold.open`.
+        ArtifactError, PlatformError, InputError: as :func:`bnfold.open` and :meth:`Model.predict`.
+    """
+    tell = progress or (lambda stage: None)
+    plan = plan or Plan()
+    models = [open(artifact, threads=threads, runtime=runtime)]
+    paths = [os.fspath(artifact)]
+    if against is not None:
+        models.append(_other(against, models[0], threads, runtime))
+        paths.append(os.fspath(against))
+    starts = []
+    for path, model in zip(paths, models, strict=True):
+        tell(f"starting {path} in a fresh process")
+        starts.append(coldstart.measure(path, threads=threads, runtime=model.runtime.rpartition(" ")[0]))
+    streams: list[dict[str, Latency]] = [{} for _ in models]
+    ratios: dict[str, Ratio] = {}
+    for name, calls, given in _streams(models, samples):
+        tell(f"timing {plan.frames} frames {name.replace('_', ' ')}")
+        times = timed(calls, given, plan)
+        if len(times) == 2:
+            ratios[name] = Ratio.of(times[0], times[1])
+        for stream, of_side in zip(streams, times, strict=True):
+            stream[name] = Latency.of(of_side)
+    sides = [
+        Side(path, model.runtime, str(model.manifest["precision"]), start, stream)
+        for path, model, start, stream in zip(paths, models, starts, streams, strict=True)
+    ]
+    gated = WHOLE if WHOLE in streams[0] else RAW
+    result = Benchmark(
+        sides[0],
+        sides[1] if against is not None else None,
+        ratios,
+        threads,
+        "stand-in" if samples is None else "samples",
+        gated,
+        p90_max_ms,
+    )
+    result.findings.extend(_judged(result))
+    return result
+
+
+def _other(path: str | os.PathLike[str], first: Model, threads: int, runtime: str | None) -> Model:
+    """The second artifact, in the first one's runtime where it is of the same format."""
+    from bnfold import manifest
+
+    same = manifest.read(path)["target"] == first.manifest["target"]
+    model = open(path, threads=threads, runtime=runtime if same else None)
+    if [(spec.name, spec.shape) for spec in model.inputs] != [
+        (spec.name, spec.shape) for spec in first.inputs
+    ]:
+        takes = "; ".join(", ".join(spec.describe() for spec in m.inputs) for m in (first, model))
+        raise UsageError(
+            "BNF-U080",
+            f"the two artifacts do not take the same frames: {takes}",
+            where=f"--against {path}",
+            fix="compare two artifacts of one network",
+        )
+    return model
+
+
+def _streams(
+    models: list[Model], samples: str | os.PathLike[str] | None
+) -> list[tuple[str, list[Call], list[Sequence[Any]]]]:
+    """What to time: a name, and for each model a call and its frames."""
+    if samples is None:
+        seen = stand_in.camera(models[0])
+        ready: list[Sequence[Any]] = [[stand_in.prepared(model)] for model in models]
+    else:
+        taken = _read(samples, models[0])
+        images = all(getattr(frame, "dtype", None) == "uint8" for frame in taken)
+        seen = taken if images else None
+        ready = [[model.prepare(frame) for frame in taken] for model in models]
+    found: list[tuple[str, list[Call], list[Sequence[Any]]]] = [
+        (RAW, [model.predict_raw for model in models], ready)
+    ]
+    if seen is not None:
+        found.append((WHOLE, [model.predict for model in models], [seen] * len(models)))
+    return found
+
+
+def _read(samples: str | os.PathLike[str], model: Model) -> list[Any]:
+    """The first frames, in memory: reading files is not what is timed."""
+    taken = []
+    for name, frame in frames.read(samples, inputs=[spec.name for spec in model.inputs]):
+        try:
+            model.prepare(frame)
+        except InputError as error:
+            error.where = f"{name}, {error.where}" if error.where else name
+            raise
+        taken.append(frame)
+        if len(taken) == _MOST_FRAMES:
+            break
+    return taken
+
+
+def _judged(result: Benchmark) -> list[Finding]:
+    found = []
+    sides = [result.side] if result.against is None else [result.side, result.against]
+    for side in sides:
+        for name, stream in side.streams.items():
+            if stream.unrest is not None and stream.unrest > _RESTLESS:
+                found.append(
+                    Finding(
+                        "BNF-P041",
+                        "warning",
+                        side.artifact,
+                        f"the machine was not quiet: {name.replace('_', ' ')}, stretches of one stream "
+                        f"took {stream.unrest:.2f} times each other's",
+                        {"stream": name, "unrest": stream.unrest},
+                        "stop what else runs, fix the clock rate, and measure again",
+                    )
+                )
+    stream = result.side.streams[result.gated]
+    limit = result.p90_max_ms
+    if limit is None:
+        return found
+    if stream.p90 is None:
+        raise UsageError(
+            "BNF-U081",
+            f"{stream.frames} frames do not tell a 90th percentile; it takes at least 100",
+            where="--p90-max",
+            fix="give more frames or seconds",
+        )
+    if stream.p90 > limit:
+        found.insert(
+            0,
+            Finding(
+                "BNF-P042",
+                "error",
+                result.side.artifact,
+                f"nine of ten frames take up to {stream.p90:.3g} ms; the limit is {limit:.3g} ms",
+                {"p90_ms": stream.p90, "p90_max_ms": limit, "stream": result.gated},
+                "more threads, a smaller precision or a smaller network",
+            ),
+        )
+    return found

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bnfold.export.taps import Tapped, tap
+from bnfold.fold import FoldResult, fold
+from bnfold.numerics import max_abs_error
+
+
+def drawn(module: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(1)
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            assert child.running_mean is not None
+            assert child.running_var is not None
+            child.running_mean.copy_(torch.randn(child.num_features, generator=generator))
+            child.running_var.copy_(torch.rand(child.num_features, generator=generator) + 0.1)
+            with torch.no_grad():
+                child.weight.copy_(torch.randn(child.num_features, generator=generator))
+                child.bias.copy_(torch.randn(child.num_features, generator=generator))
+    return module.eval()
+
+
+def seen(module: nn.Module, x: Tensor) -> dict[str, dict[str, np.ndarray]]:
+    """Channel means of what each BatchNorm gives and is given, by its name, in float64."""
+    values: dict[str, dict[str, np.ndarray]] = {}
+    twin = module.double()
+    handles = []
+
+    def means(value: Tensor) -> np.ndarray:
+        return value.reshape(*value.shape[:2], -1).mean(2).detach().numpy()
+
+    for name, child in twin.named_modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            handles.append(
+                child.register_forward_hook(
+                    lambda _, given, made, name=name: values.__setitem__(
+                        name, {"input": means(given[0]), "output": means(made)}
+                    )
+                )
+            )
+    with torch.no_grad():
+        twin(x.double())
+    for handle in handles:
+        handle.remove()
+    module.float()
+    return values
+
+
+def check(module: nn.Module, x: Tensor) -> tuple[FoldResult, Tapped]:
+    """Every tap gives the channel means that the original network has there; the answers are the same."""
+    folded = fold(module, (x,))
+    tapped = tap(folded)
+    fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        results = tapped.body(fresh)
+        answers = folded.module.body(fresh)
+    count = len(folded.module.outputs)
+    for got, wanted in zip(results[:count], answers, strict=True):
+        assert torch.equal(got, wanted)
+    expected = seen(module, fresh)
+    assert [spec.name for spec in tapped.outputs[count:]] == [f"tap.{i}" for i in range(len(tapped.taps))]
+    for place, means in zip(tapped.taps, results[count:], strict=True):
+        wanted = expected[place.layer][place.of]
+        assert means.shape == (len(x), place.channels)
+        assert max_abs_error(means.numpy(), wanted) <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
+    assert {place.layer for place in tapped.taps} | set(tapped.left_out) == set(expected)
+    assert len(folded.module.body.graph.output_node().args[0]) == count  # type: ignore[arg-type]
+    return folded, tapped
+
+
+def places(tapped: Tapped) -> dict[str, str]:
+    return {place.layer: place.of for place in tapped.taps}
+
+
+def test_folded_backward_shows_the_output() -> None:
+    # equal sizes everywhere, so that only values tell the layers apart
+    network = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4),
+    )  # fmt: skip
+    _, tapped = check(drawn(network), torch.randn(2, 4, 4, 4))
+    assert places(tapped) == {"1": "output", "4": "output", "8": "output"}
+    assert [place.positions for place in tapped.taps] == [16, 16, 1]
+
+
+def test_folded_forward_shows_the_input() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3))
+    folded, tapped = check(drawn(network), torch.randn(1, 3, 9, 9))
+    assert folded.report.batch_norms[0].status == "folded"
+    assert places(tapped) == {"2": "input"}
+
+
+class Branches(nn.Module):
+    """As in RepVGG's training form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3))
+        self.point = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3))
+        self.identity = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.dense(x) + self.point(x) + self.identity(x))
+
+
+def test_merged_branches_are_left_out_and_named() -> None:
+    _, tapped = check(drawn(nn.Sequential(Branches(), Branches())), torch.randn(2, 3, 6, 6))
+    assert places(tapped) == {"0.identity": "input", "1.identity": "input"}
+    assert set(tapped.left_out) == {"0.dense.1", "0.point.1", "1.dense.1", "1.point.1"}
+    assert "neither" in tapped.left_out["0.dense.1"]
+
+
+def test_the_answer_may_be_what_is_seen() -> None:
+    network = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3))
+    _, tapped = check(drawn(network), torch.randn(4, 5))
+    assert places(tapped) == {"1": "output"}
+
+
+def test_a_symbolic_batch_stays_symbolic() -> None:
+    network = drawn(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
+    folded = fold(network, (torch.randn(2, 3, 8, 8),), dynamic_batch=True)
+    tapped = tap(folded)
+    assert tapped.outputs[-1].shape == (None, 4)
+    assert tapped.body(torch.randn(5, 3, 8, 8))[-1].shape == (5, 4)
+
+
+def test_a_batch_norm_that_cannot_be_frozen_is_left_out() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    tapped = tap(fold(network, (torch.randn(2, 3, 8, 8),)))
+    assert tapped.taps == []
+    assert tapped.left_out == {"1": "its statistics cannot be used"}
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_taps_can_be_written(target: str) -> None:
+    from bnfold.export import onnx, tflite
+
+    network = drawn(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+                                  nn.Linear(4 * 36, 3), nn.BatchNorm1d(3)))  # fmt: skip
+    folded = fold(network, (torch.randn(1, 3, 8, 8),))
+    tapped = tap(folded)
+    writer = {"onnx": onnx, "tflite": tflite}[target]
+    exported = writer.export(tapped.body, folded.module.inputs, tapped.outputs, folded.captured.example)
+    assert list(exported.outputs) == ["output", "tap.0", "tap.1"]

@@ -1,12 +1,12 @@
-"""Is the cause named? Every cause of the catalogue, planted in sample models, and what diagnose and audit say.
+"""Is the cause named? Every cause of the catalogue is planted; diagnose and audit are asked.
 
     python benchmarks/diagnosis.py [--models resnet,vgg,...] [--causes 1-17] [--seeds N] [--verbose]
 
-A planted fault comes with the evidence that a user would hold (sample_models/faults). ``diagnose`` is given all
-of it; ``audit`` the files alone. A case is right when the first finding names the cause, or a group that it is
-one of, at the right layer, in the right channels where single ones are to blame, with the right remedy. Healthy
-models are given the same kinds of evidence: an error there is a false one. Exits with 1 below 98 %, or on a
-false error.
+A planted fault comes with the evidence that a user would hold (sample_models/faults). ``diagnose`` is given
+all of it; ``audit`` the files alone. A case is right when the first finding names the cause, or a group that
+it is one of, at the right layer, in the right channels where single ones are to blame, with the right remedy.
+Healthy models are given the same kinds of evidence: an error there is a false one. Exits with 1 below 98 %,
+or on a false error.
 """
 
 from __future__ import annotations
@@ -168,7 +168,8 @@ def healthy(samples: Iterable[str], seeds: int) -> tuple[int, list[str]]:
                     diagnosed, audited = said_of(evidence, state)
                     count += 1
                     wrong += [
-                        f"{sample}, {situation}, {state}, seed {seed}: {finding.code} {finding.where}: {finding.message}"
+                        f"{sample}, {situation}, {state}, seed {seed}: {finding.code} {finding.where}: "
+                        f"{finding.message}"
                         for finding in (*diagnosed, *audited)
                         if finding.severity == "error"
                     ]

@@ -78,7 +78,8 @@ def subjects_of(
 
 def _as_stored(subject: Subject, tensors: Any, strip_prefix: str | None) -> Subject:
     """The subject of a module with the types that the file has: a cast to the module's hides an overflow."""
-    stored = {layer.name.removeprefix(strip_prefix or ""): layer.dtype for layer in Subject.of(tensors).layers}
+    found = Subject.of(tensors).layers
+    stored = {layer.name.removeprefix(strip_prefix or ""): layer.dtype for layer in found}
     layers = tuple(replace(layer, dtype=stored.get(layer.name, layer.dtype)) for layer in subject.layers)
     return replace(subject, layers=layers)
 

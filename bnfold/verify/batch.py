@@ -27,8 +27,8 @@ Array = NDArray[Any]
 _FRAMES = 4
 _OUTLIER = 1000.0
 _REMEDY = (
-    "look for batch statistics in use (track_running_stats=False, F.batch_norm(training=True)) and for means, "
-    "sums or softmax over axis 0; give the layer population statistics"
+    "look for batch statistics in use (track_running_stats=False, F.batch_norm(training=True)) and for "
+    "means, sums or softmax over axis 0; give the layer population statistics"
 )
 
 
@@ -39,7 +39,7 @@ def check(
     frames: Frames,
     bounds: Mapping[str, Bound],
 ) -> list[Finding]:
-    """Run frames alone, in a batch, in the reverse order, twice, and next to outliers, and compare the answers.
+    """Run frames alone, in a batch, in the reverse order, twice and next to outliers; compare the answers.
 
     Args:
         module: the user's module itself: a graph captured with one frame takes no other batch.

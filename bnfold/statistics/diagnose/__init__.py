@@ -3,7 +3,8 @@
 collect     the frames that can be used, in batches
 passes      the same frames in train mode and in eval mode; frames: statistics whose unit is the frame
 gap         stored statistics against frames, beyond chance
-blame       which signature the gaps have; verdict: what file and frames come to together
+blame       which signature the gaps have
+verdict     what file and frames come to together; unexplained: what the frames alone show
 finiteness  the first operator whose output is not finite; reasons: and why
 dependence  whether an answer depends on the rest of the batch
 shift       deployment frames against training-like ones
@@ -32,9 +33,10 @@ from bnfold.statistics.diagnose.dependence import dependence
 from bnfold.statistics.diagnose.finiteness import Breakdown, breakdown
 from bnfold.statistics.diagnose.gap import MIN_FRAMES, TRAIN_BATCH, Gap
 from bnfold.statistics.diagnose.passes import Pass
+from bnfold.statistics.diagnose.seen import Seen
 from bnfold.statistics.diagnose.shift import shift_finding, shifts
 from bnfold.statistics.diagnose.tell import frames_left_out, not_compared, too_few, with_breakdown
-from bnfold.statistics.diagnose.verdict import Seen, settle
+from bnfold.statistics.diagnose.verdict import settle
 from bnfold.statistics.subject import Subject
 from bnfold.wording import first_line
 
@@ -96,8 +98,8 @@ def diagnose(
     The same frames run in eval mode and with the BatchNorms in train mode; the first layer and channel where
     the two part beyond what chance explains is named, with its cause: the codes are those of the catalogue
     (docs/diagnose.md). Frames are the unit of every test, the error over all channels of all layers is held
-    at 1 %, and a gap below a quarter of a standard deviation is let pass. With fewer than 16 frames nothing
-    is judged by them, and a note (BNF-A040) says so.
+    at 1 %, and a gap below a quarter of a standard deviation is let pass. Fewer than 16 frames are not
+    judged by, and a note (BNF-A040) says so.
 
     Args:
         module: in any mode; it is not changed.
@@ -111,7 +113,8 @@ def diagnose(
         train_batch: frames in a batch of the training; a checkpoint does not say it.
 
     Returns:
-        Findings by severity, then in execution order, origin before consequence. A sound network has no error.
+        Findings by severity, then in execution order, origin before consequence. A sound network has no
+        error.
 
     Raises:
         UsageError: batches that are none (BNF-U080), or that do not fit forward (BNF-U082).
@@ -203,8 +206,14 @@ def _dependence(module: nn.Module, given: Collected) -> list[Finding]:
 
 
 def _audit(subject: Subject, calls: list[str]) -> tuple[list[Finding], Subject]:
-    """What the file shows, in execution order."""
+    """What the file shows of the layers that run, in execution order."""
     subject = in_order(subject, calls)
+    if calls:
+        run = {owner_of(call) for call in calls}
+        layers = [
+            one for one in subject.layers if not one.known or not run.isdisjoint((one.name, *one.aliases))
+        ]
+        subject = replace(subject, layers=tuple(layers))
     return examine_all([subject]).findings, subject
 
 

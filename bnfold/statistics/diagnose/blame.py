@@ -1,4 +1,4 @@
-"""From gaps to a cause: which of the catalogue's signatures the stored statistics and the frames show together."""
+"""From gaps to a cause: which of the catalogue's signatures statistics and frames show together."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def initial_value(readings: Iterable[Reading], weight: float | None = None) -> I
 
     Args:
         readings: of layers with one weight.
-        weight: where the number of updates tells it. Else it is searched for on a grid: a sum over channels of
-            squared gaps (as in `gap`) is least at the best one, and a weight below 2 % is not believed.
+        weight: where the number of updates tells it. Else it is searched for on a grid: a sum over
+            channels of squared gaps (as in `gap`) is least at the best one, and below 2 % is not believed.
     """
     seen = [r for r in readings if r.mean is not None and r.variance is not None]
     rows = [_moments(reading) for reading in seen]

@@ -1,4 +1,4 @@
-"""The frames that a diagnosis works on: those that can be used, in batches that stand for a training batch."""
+"""The frames that a diagnosis works on: those that can be used, in batches like those of a training."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Does an answer depend on the rest of the batch, and which layer makes it so?
 
-The comparison itself is that of `bnfold.verify.batch`: a frame alone, in a batch, in another order, twice, and
-next to outliers. Here it is run on the module as it is, and the layer is looked for.
+The comparison itself is that of `bnfold.verify.batch`: a frame alone, in a batch, in another order, twice,
+and next to outliers. Here it is run on the module as it is, and the layer is looked for.
 """
 
 from __future__ import annotations

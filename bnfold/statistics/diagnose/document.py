@@ -20,8 +20,9 @@ def document(result: Diagnosis, *, channels: bool = False) -> dict[str, Any]:
 
     ``layers`` has one entry per BatchNorm call in execution order: ``gap`` in train mode (the layer's own
     statistics), ``eval_gap``, ``shift`` of the deployment, each with the typical and the largest gap in
-    standard deviations and the channels that are off; ``output`` with the size of what it gives in both modes.
-    ``modules`` has the sizes of every module without parts. With ``channels`` each layer has ``by_channel``.
+    standard deviations and the channels that are off; ``output`` with the size of what it gives in both
+    modes. ``modules`` has the sizes of every module without parts. With ``channels`` each layer has
+    ``by_channel``.
     """
     return {
         "schema": 1,

@@ -1,14 +1,15 @@
 """The first operator whose output is not finite, and why, on the way to an output that is not.
 
 Every operator of one pass is watched. A value that stops being finite has an origin (an operator whose inputs
-were finite, or a parameter, a statistic or a frame that was not), and from there it spreads; only what reaches
-the output is told. Infinities that a network writes on purpose (the mask of an attention) are no origin.
+were finite, or a parameter, a statistic or a frame that was not), and from there it spreads; only what
+reaches the output is told. Infinities that a network writes on purpose (the mask of an attention) are no
+origin.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -114,8 +115,10 @@ def _rows(result: Any, batch: Batch) -> list[int] | None:
 
 
 def _watch(module: nn.Module, batch: Batch) -> Breakdown | None:
-    with watching(module) as paths, _Watch(module, batch, paths) as watch:
-        result = batch.run(module)
+    with watching(module) as paths:
+        watch = _Watch(module, batch, paths)
+        with watch:
+            result = batch.run(module)
     ends = [watch.origin_of(tensor) for tensor in _floats(result) if not bool(tensor.isfinite().all())]
     trace = next((trace for trace in ends if trace is not None), None)
     if trace is None:
@@ -140,23 +143,15 @@ class _Trace:
     source: str = ""
 
 
-@dataclass
-class _Watch(TorchDispatchMode):
-    module: nn.Module
-    batch: Batch
-    paths: Paths
-    # tensors are kept alive, so that an id is never used again
-    traces: dict[int, tuple[Tensor, _Trace]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own class has no annotations
+    def __init__(self, module: nn.Module, batch: Batch, paths: Paths) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.paths = paths
+        # tensors are kept alive, so that an id is never used again
+        self.traces: dict[int, tuple[Tensor, _Trace]] = {}
+        tensors = [*module.named_parameters(), *module.named_buffers()]
         self.names = {tensor.untyped_storage().data_ptr(): name for name, tensor in tensors if tensor.numel()}
-        self.names |= {tensor.untyped_storage().data_ptr(): "frames" for _, tensor in self.batch.tensors()}
-
-    def __enter__(self) -> _Watch:
-        super().__enter__()
-        return self
+        self.names |= {tensor.untyped_storage().data_ptr(): "frames" for _, tensor in batch.tensors()}
 
     def __torch_dispatch__(
         self,

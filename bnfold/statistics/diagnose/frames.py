@@ -67,25 +67,25 @@ class FrameStatistics:
     @property
     def mean(self) -> Array:
         """Of the population of these frames."""
-        return self.center + self._mean[0]
+        return np.asarray(self.center + self._mean[0])
 
     @property
     def variance(self) -> Array:
         """Of the population of these frames, over frames and positions."""
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.maximum(self._mean[1] - np.square(self._mean[0]), 0.0)
+            return np.asarray(np.maximum(self._mean[1] - np.square(self._mean[0]), 0.0))
 
     @property
     def between(self) -> Array:
         """The variance of the frames' means, unbiased; 0 for one frame."""
-        return self._scatter[0] / max(self.frames - 1, 1)
+        return np.asarray(self._scatter[0] / max(self.frames - 1, 1))
 
     @property
     def within(self) -> Array:
         """The variance inside the frames: what a batch of one would find."""
         with np.errstate(invalid="ignore", over="ignore"):
             spread = self._scatter[0] / max(self.frames, 1)
-            return np.maximum(self.variance - spread, 0.0)
+            return np.asarray(np.maximum(self.variance - spread, 0.0))
 
     @property
     def variance_spread(self) -> Array:
@@ -93,9 +93,9 @@ class FrameStatistics:
         ee, qq, eq = self._scatter / max(self.frames - 1, 1)
         mean = self._mean[0]
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.maximum(qq - 4 * mean * eq + 4 * mean * mean * ee, 0.0)
+            return np.asarray(np.maximum(qq - 4 * mean * eq + 4 * mean * mean * ee, 0.0))
 
     @property
     def is_finite(self) -> NDArray[np.bool_]:
         """By channel."""
-        return np.isfinite(self._mean).all(axis=0) & np.isfinite(self._scatter).all(axis=0)
+        return np.asarray(np.isfinite(self._mean).all(axis=0) & np.isfinite(self._scatter).all(axis=0))

@@ -5,11 +5,11 @@ Per channel, with the data's own deviation as the unit:
     mean gap   (stored mean - mean of the frames) / sqrt(variance of the frames + eps)
     scale gap  log of the ratio of the deviations, log(sqrt(stored variance + eps) / sqrt(variance + eps))
 
-The standard error comes from the spread of the frames (`frames.FrameStatistics`), of these frames and of those
-behind the running average, of which an average with momentum m over batches of B remembers about
-B (2 - m) / m. A channel has parted where the gap exceeds the margin by more than the standard error times
-the quantile for all channels together: both significant and large. Where many channels of a layer are beyond
-the margin and beyond chance, though none beyond both together, they have parted as well.
+The standard error comes from the spread of the frames (`frames.FrameStatistics`): of these frames, and of
+those behind the running average, which with momentum m over batches of B remembers about B (2 - m) / m of
+them. A channel has parted where the gap exceeds the margin by more than the standard error times the quantile
+for all channels together: both significant and large. Where many channels of a layer are beyond the margin
+and beyond chance, though none beyond both together, they have parted as well.
 
 In train mode the layers before have normalised with the batch, so a gap is the layer's own; in eval mode it
 includes what the layers before it did.
@@ -102,7 +102,7 @@ class Gap:
 
     def _squares(self) -> Array:
         squares = np.square(self.mean) + np.square(self.scale)
-        return squares[np.isfinite(squares)]
+        return np.asarray(squares[np.isfinite(squares)])
 
 
 def gaps(seen: Pass, *, train_batch: int = TRAIN_BATCH, margin: float = MARGIN) -> dict[str, Gap]:
@@ -122,7 +122,8 @@ def gaps(seen: Pass, *, train_batch: int = TRAIN_BATCH, margin: float = MARGIN) 
 def quantile(tail: float, freedom: int) -> float:
     """The upper quantile of Student's t.
 
-    Wallace's approximation (1959), inverted: within 1 % for 15 degrees of freedom or more and tails down to 1e-6.
+    Wallace's approximation (1959), inverted: within 1 % for 15 degrees of freedom or more and tails down to
+    1e-6.
     """
     z = NormalDist().inv_cdf(1 - tail) if tail > 1e-16 else 8.2
     if freedom < 1:
@@ -184,7 +185,7 @@ def _judged(
     chance = limit * np.stack(error)
     with np.errstate(invalid="ignore"):
         sure = np.fmax(*(size - chance))
-        suspect = ((size > margin) & (size > chance)).any(axis=0)
+        suspect = np.asarray(((size > margin) & (size > chance)).any(axis=0))
     sure = np.where(np.isfinite(sure), sure, -np.inf)
     parted = sure > margin
     if suspect.sum() >= _MANY and suspect.mean() >= _SHARE:

@@ -159,7 +159,7 @@ def run(
 
 
 def _revived(result: Tensor, call: Call, channels: list[int]) -> Tensor:
-    """The result with dead channels as if alive: mean beta, deviation |gamma|, and otherwise like a living one."""
+    """The result with dead channels as if alive: mean beta, deviation |gamma|, else like a living one."""
     living = [channel for channel in range(result.shape[1]) if channel not in channels]
     changed = result.clone()
     for number, channel in enumerate(channels):
@@ -202,7 +202,10 @@ def _reading(call: Call) -> Reading:
         call.owner,
         float(call.eps),
         float(call.momentum),
-        *(_array(tensor) for tensor in (call.running_mean, call.running_var, call.weight, call.bias)),
+        _array(call.running_mean),
+        _array(call.running_var),
+        _array(call.weight),
+        _array(call.bias),
         call.uses_batch,
     )
 

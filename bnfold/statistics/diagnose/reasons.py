@@ -72,8 +72,8 @@ def _of_batch_norm(arguments: dict[str, Any]) -> str:
     gain = lowest.rsqrt() if weight is None else weight.double().abs() * lowest.rsqrt()
     channel = int(gain.argmax())
     return (
-        f"overflow: a gain of {float(gain[channel]):.3g} (running_var {float(variance[channel]):.3g}, channel "
-        f"{channel}) on inputs up to {_worst(arguments['input']):.3g}"
+        f"overflow: a gain of {float(gain[channel]):.3g} (running_var {float(variance[channel]):.3g}, "
+        f"channel {channel}) on inputs up to {_worst(arguments['input']):.3g}"
     )
 
 

@@ -49,7 +49,7 @@ def shift_finding(gaps: dict[str, Gap], held_out: Pass, deployed: Pass) -> list[
                 "frames": held_out.frames,
                 "deployment_frames": deployed.frames,
             },
-            "find what changed in the frames (camera, light, scale, preprocessing) and undo it, or collect such "
-            "frames and train on them; bnfold recalibrate --prior N adapts the statistics to them",
+            "find what changed in the frames (camera, light, scale, preprocessing) and undo it, or collect "
+            "such frames and train on them; bnfold recalibrate --prior N adapts the statistics to them",
         )
     ]

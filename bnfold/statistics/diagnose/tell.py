@@ -43,7 +43,8 @@ def too_few(frames: int, smallest: int) -> Finding:
         remedy = "give more frames that are like those of the training; 64 to 1,000 are a good number"
     else:
         what = (
-            f"the frames make batches of {smallest}: they differ in shape, or their first axes do not count them, "
+            f"the frames make batches of {smallest}: they differ in shape, or their first axes do not count "
+            "them, "
             "so train mode cannot be imitated"
         )
         remedy = "give frames of one shape, with the frames along the first axis"
@@ -60,7 +61,8 @@ def not_compared(result: Diagnosis, deployed: int) -> Finding:
         remedy = "repair what the errors say, then diagnose again; do not adapt statistics that are wrong"
     else:
         what = (
-            f"the deployment frames were not compared: {deployed} of them and {result.frames} training-like ones, "
+            f"the deployment frames were not compared: {deployed} of them and {result.frames} training-like "
+            "ones, "
             f"{MIN_FRAMES} of each are the least"
         )
         remedy = "give more frames"
@@ -83,7 +85,8 @@ def with_breakdown(
         at = next((i for i, one in enumerate(findings) if owner in _layers(one)), None)
     if at is None:
         at = next((i for i, one in enumerate(findings) if one.severity == "error"), None)
-    words = f"the first value that is not finite comes from {origin.module or 'forward'} ({origin.operator}: {origin.why})"
+    source = origin.module or "forward"
+    words = f"the first value that is not finite comes from {source} ({origin.operator}: {origin.why})"
     if exploding and owner != origin.module:
         words += f"; outputs grow from {exploding} on"
     evidence = {"breakdown": broken.to_json(), "exploding": exploding}

@@ -13,7 +13,7 @@ __all__ = ["amount", "channel_list", "in_sigmas", "place", "rest", "times"]
 
 
 def amount(gap: Gap) -> str:
-    """``0.63 standard deviations in the mean``, ``a factor of 2.4 in the standard deviation``: the worst channel."""
+    """The worst channel: ``0.63 standard deviations in the mean``, ``a factor of 2.4 in the ...``."""
     channel = gap.worst
     mean, scale = abs(float(gap.mean[channel])), float(gap.scale[channel])
     if gap.tensor == MEAN:

@@ -141,7 +141,7 @@ def test_statistics_inside_batches_of_one() -> None:
     assert found.evidence["missing"] == pytest.approx(1, abs=0.15)
 
 
-# --- one BatchNorm at two places -------------------------------------------------------------------------------
+# --- one BatchNorm at two places ------------------------------------------------------------------
 
 
 class Twice(nn.Module):
@@ -172,7 +172,7 @@ def test_one_batch_norm_at_two_places_whose_data_are_alike() -> None:
     assert errors(found) == []
 
 
-# --- values that are not finite ---------------------------------------------------------------------------------
+# --- values that are not finite -------------------------------------------------------------------
 
 
 def test_a_poisoned_layer_is_told_once_with_what_it_does() -> None:
@@ -183,6 +183,13 @@ def test_a_poisoned_layer_is_told_once_with_what_it_does() -> None:
     assert found[0].where == "bn2.running_mean[1]"
     assert found[0].evidence["breakdown"]["origin"]["module"] == "bn2"
     assert found[0].evidence["breakdown"]["source"] == "bn2.running_mean"
+
+
+def test_a_layer_that_does_not_run_is_no_matter() -> None:
+    module = sound()
+    module.training_head = nn.BatchNorm1d(3)
+    module.training_head.running_var.fill_(float("nan"))
+    assert diagnosed(module) == []
 
 
 def test_an_operator_that_is_to_blame_itself() -> None:
@@ -234,7 +241,7 @@ def test_bad_frames_are_named_and_the_others_are_judged() -> None:
     assert found.code == "BNF-A042"
 
 
-# --- the batch ---------------------------------------------------------------------------------------------------
+# --- the batch ------------------------------------------------------------------------------------
 
 
 def test_batch_statistics_in_use_are_told_once() -> None:
@@ -256,7 +263,7 @@ def test_a_network_that_raises_on_a_batch_of_one(count: int) -> None:
     assert "no single frame" in found[0].message
 
 
-# --- deployment ----------------------------------------------------------------------------------------------------
+# --- deployment -----------------------------------------------------------------------------------
 
 
 def test_other_data_are_told_from_wrong_statistics() -> None:
@@ -284,7 +291,7 @@ def test_too_few_deployment_frames() -> None:
     assert (found.code, found.severity) == ("BNF-A044", "info")
 
 
-# --- the interface ---------------------------------------------------------------------------------------------------
+# --- the interface --------------------------------------------------------------------------------
 
 
 def test_the_module_is_left_as_it_was() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bnfold.fold import FoldResult, fold
     from bnfold.runtime import open
     from bnfold.statistics.audit import audit
+    from bnfold.statistics.diagnose import diagnose
     from bnfold.verify import Parity, verify
 
 _HOME = {
@@ -28,6 +29,7 @@ _HOME = {
     "ConversionResult": "bnfold.convert",
     "verify": "bnfold.verify",
     "audit": "bnfold.statistics.audit",
+    "diagnose": "bnfold.statistics.diagnose",
     "Parity": "bnfold.verify",
     "open": "bnfold.runtime",
     "BnfoldError": "bnfold.errors",
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "audit",
     "convert",
+    "diagnose",
     "drift",
     "fold",
     "load",

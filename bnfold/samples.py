@@ -175,6 +175,40 @@ def frames_of(
     return Frames(inputs, "samples", given, size, calls + extra, labels, make, prepare.images(first))
 
 
+def named_frames(
+    samples: Any,
+    inputs: tuple[TensorSpec, ...],
+    normalisation: Mapping[str, Mapping[str, Any] | None] | None = None,
+) -> NamedFrames:
+    """The user's samples one frame at a time, each under its name, finite or not.
+
+    Args:
+        samples, normalisation: as for :func:`frames_of`.
+        inputs: what the network takes, with a batch of 1.
+
+    Raises:
+        VerifyError, InputError: as :func:`frames_of`, but for BNF-V025.
+    """
+    raw = _Raw.of(samples, inputs)
+    if len(raw) == 0:
+        raise VerifyError("BNF-V021", "there are no sample frames", where=raw.where, fix="give at least one")
+    return NamedFrames(raw, _Preparer(inputs, normalisation or {}, finite=False))
+
+
+class NamedFrames:
+    """Names and frames; a frame is one array per input, with a batch axis of 1. Iterable again and again."""
+
+    def __init__(self, raw: _Raw, prepare: _Preparer) -> None:
+        self._raw = raw
+        self._prepare = prepare
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def __iter__(self) -> Iterator[tuple[str, Inputs]]:
+        return ((name, self._prepare(name, frame)) for name, frame in self._raw)
+
+
 def _groups(frames: Iterator[Inputs], size: int) -> Iterator[list[Inputs]]:
     """Lists of ``size`` frames; the last one is filled up with the first frames."""
     head: list[Inputs] = []
@@ -275,6 +309,7 @@ class _Preparer:
 
     inputs: tuple[TensorSpec, ...]
     normalisation: Mapping[str, Mapping[str, Any] | None]
+    finite: bool = True
 
     def __call__(self, name: str, frame: Any) -> Inputs:
         return {
@@ -338,7 +373,7 @@ class _Preparer:
                 array = array[0]  # one of several frames of a fixed batch
         array = _as_dtype(name, array, spec)
         self._check_shape(name, array, spec)
-        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+        if self.finite and array.dtype.kind in "fc" and not np.isfinite(array).all():
             raise VerifyError(
                 "BNF-V025",
                 f"{name} holds {int((~np.isfinite(array)).sum())} values that are not finite",

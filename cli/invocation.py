@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "one answer per frame, or the artifact's own self-test",
     "bench": "how long one frame takes here, start and memory",
     "audit": "what a checkpoint's population statistics show, without data",
+    "diagnose": "why a network is wrong in eval mode, told from frames",
     "drift": "whether frames look like what the network was trained on",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
@@ -30,7 +31,7 @@ COMMANDS = {
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("recalibrate", "diagnose", "monitor")
+PLANNED = ("recalibrate", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -56,6 +56,8 @@ CAUSES = {
     "BNF-U044": "the model's file or module has no such name",
     "BNF-U061": "fewer than one thread",
     "BNF-U073": "labels that are no names",
+    "BNF-U080": "what is given as batches is none, or there are no frames in it",
+    "BNF-U082": "a batch does not fit the parameters of `forward`",
     "BNF-U110": "`--metric` names no file and function that can be used",
     "BNF-U130": "interrupted (Ctrl-C)",
     "BNF-L001": "no such file, or a link to one that is not there",

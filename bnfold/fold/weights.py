@@ -33,8 +33,8 @@ def unfit(node: fx.Node, move: Move) -> str | None:
 def has_weight(node: fx.Node) -> bool:
     """Whether it is a convolution or a linear layer.
 
-    Computing one twice, for two readers of its value, is never tried: even a depthwise convolution takes longer
-    than the multiplication and the addition that it would save.
+    Computing one twice, for two readers of its value, is never tried: even a depthwise convolution takes
+    longer than the multiplication and the addition that it would save.
     """
     weight = g.arguments(node).get("weight")
     return isinstance(weight, fx.Node) and g.value(weight).ndim > 1

@@ -48,6 +48,11 @@ DIVERGED = Cause("BNF-A021", (), "a parameter is not finite: training diverged")
 UNREADABLE = Cause("BNF-A027", (), "statistics are stored as no plain numbers")
 NO_BATCH_NORM = Cause("BNF-A028", (), "there is no BatchNorm")
 
+TOO_FEW = Cause("BNF-A040", (), "too few frames, or too small batches, to judge statistics by")
+BROKEN = Cause("BNF-A041", (), "an operator's output is not finite, and no statistics are to blame")
+LEFT_OUT = Cause("BNF-A042", (), "frames with values that no statistics survive")
+NOT_COMPARED = Cause("BNF-A044", (), "the deployment frames were not compared")
+
 UPDATED_MORE_OFTEN = Cause(
     "BNF-A031",
     (10, 11),

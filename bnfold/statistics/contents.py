@@ -63,6 +63,8 @@ def subjects_of(
         )
         for name, tensors in checkpoint.state_dicts.items()
     }
+    if module is not None and chosen in subjects:
+        subjects[chosen] = _as_stored(subjects[chosen], checkpoint.state_dicts[chosen], strip_prefix)
     plain = subjects.get(checkpoint.default or "")
     for name, subject in subjects.items():
         if plain is not None and name != checkpoint.default:
@@ -72,6 +74,14 @@ def subjects_of(
     if against is not None:
         looked_at = [_compared(subject, against, strip_prefix) for subject in looked_at]
     return looked_at
+
+
+def _as_stored(subject: Subject, tensors: Any, strip_prefix: str | None) -> Subject:
+    """The subject of a module with the types that the file has: a cast to the module's hides an overflow."""
+    found = Subject.of(tensors).layers
+    stored = {layer.name.removeprefix(strip_prefix or ""): layer.dtype for layer in found}
+    layers = tuple(replace(layer, dtype=stored.get(layer.name, layer.dtype)) for layer in subject.layers)
+    return replace(subject, layers=layers)
 
 
 def _compared(subject: Subject, against: Checkpoint, strip_prefix: str | None) -> Subject:

@@ -87,25 +87,36 @@ def answering(module: nn.Module, answer: Answer) -> Iterator[None]:
 
     Names begin anew with each call of ``module``. Not for several threads.
     """
-    paths = _Paths()
+    with watching(module) as paths, _Mode(paths, answer):
+        yield
+
+
+@contextmanager
+def watching(module: nn.Module) -> Iterator[Paths]:
+    """Know which module is running."""
+    paths = Paths()
     # Only the path is kept: registering a hook does not change what a module computes.
-    handles = [handle for name, inner in module.named_modules() for handle in paths.watch(name, inner)]
+    handles = [handle for name, inner in module.named_modules() for handle in paths._watch(name, inner)]
     try:
-        with _Mode(paths, answer):
-            yield
+        yield paths
     finally:
         for handle in handles:
             handle.remove()
 
 
-class _Paths:
+class Paths:
     """Which module is running, and how often each name has called."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[str, bool]] = []
         self.seen: Counter[str] = Counter()
 
-    def watch(self, name: str, module: nn.Module) -> Iterable[Any]:
+    @property
+    def here(self) -> str:
+        """The qualified name of the module that is running; empty for the whole network, or for none."""
+        return self.stack[-1][0] if self.stack else ""
+
+    def _watch(self, name: str, module: nn.Module) -> Iterable[Any]:
         def enter(module: nn.Module, arguments: Any) -> None:
             if not self.stack:
                 self.seen.clear()
@@ -128,7 +139,7 @@ class _Paths:
 
 
 class _Mode(TorchFunctionMode):
-    def __init__(self, paths: _Paths, answer: Answer) -> None:
+    def __init__(self, paths: Paths, answer: Answer) -> None:
         super().__init__()
         self._paths = paths
         self._answer = answer

@@ -20,11 +20,16 @@ from bnfold.signature import TensorSpec
 from bnfold.verify import parity
 from bnfold.verify.candidates import Candidate
 from bnfold.verify.parity import Bound
+from bnfold.wording import first_line
 
 Array = NDArray[Any]
 
 _FRAMES = 4
 _OUTLIER = 1000.0
+_REMEDY = (
+    "look for batch statistics in use (track_running_stats=False, F.batch_norm(training=True)) and for "
+    "means, sums or softmax over axis 0; give the layer population statistics"
+)
 
 
 def check(
@@ -34,7 +39,7 @@ def check(
     frames: Frames,
     bounds: Mapping[str, Bound],
 ) -> list[Finding]:
-    """Run frames alone, in a batch, in the reverse order, and next to outliers, and compare the answers.
+    """Run frames alone, in a batch, in the reverse order, twice and next to outliers; compare the answers.
 
     Args:
         module: the user's module itself: a graph captured with one frame takes no other batch.
@@ -43,8 +48,9 @@ def check(
         bounds: what the batch may change: other blocks of a matrix product change the last bits.
 
     Returns:
-        An error (BNF-A015, the code of batch statistics in use) for an output that depends on the batch; a
-        note (BNF-V007) where it cannot be checked, and why.
+        An error (BNF-A015, the code of batch statistics in use) for an output that depends on the batch, or
+        for a network that takes a batch and no single frame; a note (BNF-V007) where it cannot be checked,
+        and why.
     """
     # where nothing can be compared (values that are not finite) that is said of the reference
     outputs = tuple(spec for spec in outputs if math.isfinite(bounds[spec.name].tolerance))
@@ -60,13 +66,17 @@ def check(
 def _check_single(
     module: Candidate, outputs: tuple[TensorSpec, ...], calls: list[Inputs], bounds: Mapping[str, Bound]
 ) -> list[Finding]:
-    alone = [module.run(call) for call in calls]
+    try:
+        alone = [module.run(call) for call in calls]
+    except Exception as error:  # the user's forward, on what the device gives it
+        return [_not_alone(module, calls, error)]
     count = len(calls)
     order = list(range(count))[::-1]
     loud = [calls[0], *({name: _louder(array) for name, array in call.items()} for call in calls[1:])]
     try:
         together = module.run(_batch(calls))
         backwards = module.run(_batch([calls[i] for i in order]))
+        twice = module.run(_batch([calls[0], calls[0]]))
         outliers = module.run(_batch(loud))
     except Exception as error:  # the user's forward, asked for another batch than it was written for
         message = str(error).strip().splitlines()
@@ -84,12 +94,32 @@ def _check_single(
             "in another order": _apart(
                 [backwards[name][order.index(i)][np.newaxis] for i in range(count)], alone, name, exact
             ),
+            "twice in a batch": _apart(
+                [twice[name][i : i + 1] for i in range(2)], alone[:1] * 2, name, exact
+            ),
             "next to outliers": _apart([outliers[name][:1]], alone[:1], name, exact),
         }
         worst = max(distances, key=lambda key: distances[key])
         if not bounds[name].holds(distances[worst]):
             found.append(_depends(name, worst, distances[worst], bounds[name], "error"))
     return found
+
+
+def _not_alone(module: Candidate, calls: list[Inputs], error: Exception) -> Finding:
+    """What to say of a network that fails on a single frame."""
+    try:
+        module.run(_batch(calls))
+    except Exception:
+        raise error from None  # it takes no batch either: that is no matter of the batch
+    return Finding(
+        "BNF-A015",
+        "error",
+        "batch",
+        f"the network takes a batch of {len(calls)} and no single frame ({first_line(error)}): an answer "
+        "depends on its batch",
+        {"raised": first_line(error), "batch": len(calls)},
+        _REMEDY,
+    )
 
 
 def _check_fixed(
@@ -135,8 +165,7 @@ def _depends(name: str, how: str, distance: float, bound: Bound, severity: Any) 
         f"the answer for a frame depends on its batch: {how}, output {name!r} changes by {distance:.3g} "
         f"(rounding explains {bound.tolerance:.3g})",
         {"distance": parity.finite_or_none(distance), "tolerance": parity.finite_or_none(bound.tolerance)},
-        "look for batch statistics in use (track_running_stats=False, F.batch_norm(training=True)) and for "
-        "means, sums or softmax over axis 0; give the layer population statistics",
+        _REMEDY,
     )
 
 

@@ -3,6 +3,7 @@
     fault = plant("resnet", 1, seed=0)
     fault.evidence.states, fault.evidence.frames     # what there is to find it with
     fault.cause, fault.layer, fault.channels         # what is really the matter
+    spare("resnet", "trained", seed=0)               # the evidence of a healthy one
 
 The seventeen causes of "train() is fine, eval() is not" come about here as they do in life, as far as that
 can be afforded: batches really go through the network in train mode, and what happens to its statistics
@@ -15,11 +16,24 @@ from collections.abc import Callable
 
 import torch
 
-from sample_models.faults import buffers, poison, values
+from sample_models.faults import buffers, healthy, poison, reuse, shift, training, values
 from sample_models.faults.planted import Evidence, Files, PlantedFault
 from sample_models.faults.samples import SAMPLES, Sample
 
-__all__ = ["CAUSES", "SAMPLES", "Evidence", "Files", "PlantedFault", "Sample", "plant", "samples_for"]
+__all__ = [
+    "CAUSES",
+    "SAMPLES",
+    "SITUATIONS",
+    "Evidence",
+    "Files",
+    "PlantedFault",
+    "Sample",
+    "plant",
+    "samples_for",
+    "spare",
+]
+
+SITUATIONS = healthy.SITUATIONS
 
 CAUSES: dict[int, Callable[[Sample, int], PlantedFault]] = {
     1: poison.bad_batch,
@@ -30,7 +44,15 @@ CAUSES: dict[int, Callable[[Sample, int], PlantedFault]] = {
     6: values.dead_channel,
     7: values.negative_variance,
     8: values.half_overflow,
+    9: training.sorted_batches,
+    10: reuse.two_domains,
+    11: reuse.checkpointed,
+    12: training.drifting_backbone,
+    13: training.disagreeing_ranks,
+    14: training.stale_statistics,
+    15: reuse.batch_statistics,
     16: buffers.wrong_assignment,
+    17: shift.covariate_shift,
 }
 
 # Where a cause cannot come about: a classifier takes one size only; a sigmoid bounds what BatchNorm reads.
@@ -44,6 +66,17 @@ _IMPOSSIBLE = {
 def samples_for(cause: int) -> list[str]:
     """The sample models that this cause can be planted in."""
     return [name for name in SAMPLES if name not in _IMPOSSIBLE.get(cause, set())]
+
+
+def spare(sample: str, situation: str, seed: int = 0) -> Evidence:
+    """The evidence of a situation (one of SITUATIONS) in which a healthy sample model is left healthy.
+
+    Raises:
+        KeyError: there is no such sample model or situation.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SITUATIONS[situation](SAMPLES[sample], seed)
 
 
 def plant(sample: str, cause: int, seed: int = 0) -> PlantedFault:

@@ -114,14 +114,27 @@ def stored(module: nn.Module, order: Iterable[str]) -> Statistics:
 
 
 def population(module: nn.Module, frames: torch.Tensor) -> Statistics:
-    """The statistics of all frames as one batch in train mode, in float64: what training would want."""
-    twin = copy.deepcopy(module).double()
-    order = norms(twin, frames[:2].double())
+    """The statistics of all frames as one batch in train mode: what training would want."""
+    twin = copy.deepcopy(module)
+    order = norms(twin, frames[:1])
     reset(twin)
     for part in order.values():
         part.momentum = 1.0
-    update(twin, [frames.double()])
+    update(twin, [frames])
     return stored(twin, order)
+
+
+def observed(module: nn.Module, order: Iterable[str], frames: torch.Tensor) -> Statistics:
+    """What the BatchNorms read in eval mode, as statistics: of deployment frames, say."""
+    result = {}
+    paths = {module.get_submodule(path): path for path in order}
+
+    def note(part: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        values = inputs[0].transpose(0, 1).flatten(1).double()
+        result[paths[part]] = (values.mean(1), values.var(1))
+
+    _watched(module, paths, note, frames)
+    return result
 
 
 def effect(reference: Statistics, other: Statistics) -> dict[str, float]:

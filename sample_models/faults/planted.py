@@ -125,6 +125,9 @@ class PlantedFault:
         channels: the channels of it to blame, or None where it is no matter of single channels.
         remedy: what helps.
         how: what happened, in a sentence.
+        effects: for causes 9, 12, 14 and 17, how far each layer's statistics are from the right ones, as they
+            run (see ``norms.effect``); `layer` is the first one where that is clearly too much. For 17, how
+            far what the layer reads of the deployment frames is from its statistics.
     """
 
     cause: int
@@ -135,6 +138,7 @@ class PlantedFault:
     channels: tuple[int, ...] | None
     remedy: Remedy
     how: str
+    effects: Mapping[str, float] = field(default_factory=dict)
 
     def module(self) -> nn.Module:
         """The broken network, in eval mode."""

@@ -35,16 +35,16 @@ def bad_batch(sample: Sample, seed: int) -> PlantedFault:
 def bad_average(sample: Sample, seed: int) -> PlantedFault:
     """2: training goes back to the last good weights after a bad batch, but their EMA is kept."""
     module = sample.load()
-    average = copy.deepcopy(module.state_dict())
+    ema = copy.deepcopy(module.state_dict())
     last_good = copy.deepcopy(module.state_dict())
     batches = [batch.frames for batch in sample.batches(seed, 1 + AFTER, BATCH)]
     layer, channels, how = _poison(module, batches[0], seed)
-    _average(average, module.state_dict())
+    average(ema, module.state_dict())
     module.load_state_dict(last_good)
     for batch in batches[1:]:
         update(module, [batch])
-        _average(average, module.state_dict())
-    evidence = _evidence(sample, {"model": module.state_dict(), "ema": average}, seed, sample.steps + AFTER)
+        average(ema, module.state_dict())
+    evidence = _evidence(sample, {"model": module.state_dict(), "ema": ema}, seed, sample.steps + AFTER)
     how += "; the weights were restored after it, their exponential moving average was not"
     return PlantedFault(2, seed, evidence, "ema", layer, channels, "plain_weights", how)
 
@@ -127,13 +127,13 @@ def _poison(module: nn.Module, batch: torch.Tensor, seed: int) -> tuple[str, tup
     return layer, (channel,), f"one value of channel {channel} overflowed half precision before {layer}"
 
 
-def _average(average: State, state: State, decay: float = 0.9) -> None:
+def average(ema: State, state: State, decay: float = 0.9) -> None:
     """One step of an exponential moving average over a whole state dict; counts are copied."""
     for name, value in state.items():
         if value.is_floating_point():
-            average[name].mul_(decay).add_(value, alpha=1 - decay)
+            ema[name].mul_(decay).add_(value, alpha=1 - decay)
         else:
-            average[name].copy_(value)
+            ema[name].copy_(value)
 
 
 def _evidence(sample: Sample, states: dict[str, State], seed: int, steps: int) -> Evidence:

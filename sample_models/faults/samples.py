@@ -13,21 +13,28 @@ import torch.nn.functional as F
 from torch import nn
 
 import bnfold
+from bnfold import modelspec
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
 class Data:
-    """Frames, float32 (count, ...), what the network is to answer (classes int64, or numbers float32), and
-    the group of each frame that files are sorted by (class or scanner)."""
+    """Frames and what belongs to them.
+
+    Attributes:
+        frames: float32 (count, ...).
+        targets: what the network is to answer: classes, int64 (count,), or numbers, float32 (count,).
+        order: what their files are sorted by, (count,): the class, the ones last, or how severe the finding
+            is, the worst first.
+    """
 
     frames: torch.Tensor
     targets: torch.Tensor
-    groups: torch.Tensor
+    order: torch.Tensor
 
     def __getitem__(self, chosen: torch.Tensor | slice) -> Data:
-        return Data(self.frames[chosen], self.targets[chosen], self.groups[chosen])
+        return Data(self.frames[chosen], self.targets[chosen], self.order[chosen])
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -42,15 +49,19 @@ class Sample:
         model: the network, as ``FILE.py:NAME``.
         checkpoint: its weights.
         steps: optimiser steps of its training; its num_batches_tracked.
+        tiny: the smallest batch that it can be trained with.
+        batch: the largest batch that planters draw, so that they are quick.
         raw: how much larger the numbers are that its frames are stored as.
-        data: frames of which it has seen none in its training, and how many of them planters may train on;
-            the rest is evidence.
+        data: frames, and how many of the first ones planters may train on; the rest it has never seen, and is
+            evidence.
     """
 
     name: str
     model: str
     checkpoint: Path
     steps: int
+    tiny: int
+    batch: int
     raw: float
     data: Callable[[], tuple[Data, int]]
 
@@ -72,11 +83,11 @@ class Sample:
         return rest[order[half:] if deployment else order[:half]]
 
     def batches(self, seed: int, count: int, size: int) -> Iterator[Data]:
-        """So many batches of the pool, drawn at random."""
+        """So many batches of the pool, drawn at random, of this size or of the largest that is allowed."""
         pool = self.pool()
         generator = torch.Generator().manual_seed(seed)
         for _ in range(count):
-            yield pool[torch.randperm(len(pool), generator=generator)[:size]]
+            yield pool[torch.randperm(len(pool), generator=generator)[: min(size, self.batch)]]
 
     def loss(self, answers: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The loss of its training."""
@@ -91,12 +102,23 @@ def _digits() -> tuple[Data, int]:
     with np.load(ROOT / "frames_1000.npz") as file:
         pixels = torch.from_numpy(file["frames"][:, None].astype(np.float32) / 255)
         labels = torch.from_numpy(file["labels"].astype(np.int64))
-    return Data(pixels, labels, labels), 488
+    return Data(pixels, labels, (labels - 2) % 10), 488
+
+
+@cache
+def _lungs() -> tuple[Data, int]:
+    """The middle crops of 60 patients of the training, to train on, and of 100 that it has not seen."""
+    made = modelspec.resolve(f"{ROOT / 'lung_ct' / 'volumes.py'}:patients")
+    centres = modelspec.resolve(f"{ROOT / 'lung_ct' / 'volumes.py'}:centres")
+    assert callable(made)
+    assert callable(centres)
+    examined = [*made(60, seed=1), *made(100, seed=3)]
+    percent = torch.tensor([patient.emphysema for patient in examined], dtype=torch.float32)
+    return Data(torch.from_numpy(centres(examined)), percent, -percent), 60
 
 
 def _digit_reader(name: str, model: str, checkpoint: str, steps: int) -> Sample:
-    # 16-bit images: 65535 where the network wants 1
-    return Sample(name, str(ROOT / model), ROOT / checkpoint, steps, 65535.0, _digits)
+    return Sample(name, str(ROOT / model), ROOT / checkpoint, steps, 2, 64, 65535.0, _digits)
 
 
 def _architecture(name: str) -> Sample:
@@ -122,5 +144,16 @@ SAMPLES: dict[str, Sample] = {
         _architecture("mobilenet_v2"),
         _architecture("efficientnet"),
         _architecture("repvgg"),
+        # in Hounsfield units a volume varies by about 430 where it is normalised to 1
+        Sample(
+            "lung_ct",
+            f"{ROOT / 'lung_ct' / 'model.py'}:lung_net",
+            ROOT / "lung_ct" / "clean.safetensors",
+            1_000,
+            1,
+            8,
+            430.0,
+            _lungs,
+        ),
     )
 }

@@ -70,26 +70,43 @@ _ADAPTIVE_MAXIMA = {
     aten.adaptive_max_pool2d.default: 2,
     aten.adaptive_max_pool3d.default: 3,
 }
+_MAX_POOLS = {1: aten.max_pool1d.default, 2: aten.max_pool2d.default, 3: aten.max_pool3d.default}
 
 
 def use_maxima(graph: fx.Graph) -> None:
-    """Write an adaptive max pooling to a single position, whose indices nobody reads, as a maximum."""
+    """Write an adaptive max pooling whose indices nobody reads as a maximum, or as a plain pooling.
+
+    A maximum where a single position is left; a plain pooling where all windows are of one size.
+    """
     for node in list(graph.nodes):
         spatial = _ADAPTIVE_MAXIMA.get(node.target) if node.op == "call_function" else None
-        if spatial is None or set(g.arguments(node)["output_size"]) != {1}:
+        if spatial is None:
             continue
         if not all(user.target is g.getitem and user.args[1] == 0 for user in node.users):
             continue
+        call = _maximum(node, spatial)
+        if call is None:
+            continue
         with graph.inserting_before(node):
-            maximum = graph.call_function(
-                aten.amax.default, (g.data_input(node), list(range(-spatial, 0)), True)
-            )
+            maximum = graph.call_function(*call)
         maximum.meta = {**node.meta, "val": node.meta["val"][0]}
         for user in list(node.users):
             maximum.meta["reference"] = user.meta["reference"]
             user.replace_all_uses_with(maximum)
             graph.erase_node(user)
         graph.erase_node(node)
+
+
+def _maximum(node: fx.Node, spatial: int) -> tuple[Any, tuple[Any, ...]] | None:
+    """The plain operator that an adaptive max pooling is; None where its windows differ in size."""
+    source, outputs = g.data_input(node), list(g.arguments(node)["output_size"])
+    sizes = g.value(source).shape[-spatial:]
+    if set(outputs) == {1}:
+        return aten.amax.default, (source, list(range(-spatial, 0)), True)
+    if not all(isinstance(size, int) and size % out == 0 for size, out in zip(sizes, outputs, strict=True)):
+        return None
+    windows = [size // out for size, out in zip(sizes, outputs, strict=True)]
+    return _MAX_POOLS[spatial], (source, windows, windows)
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, Any, fx.Node | None] | None:

@@ -85,7 +85,7 @@ class Engine:
         """Fold to a fixpoint, lower what is left, and account for every BatchNorm."""
         splits = Splits(self._body.graph)
         self._absorb()
-        while self._merge() or self._improve():
+        while self._merge() or self._improve() or self._turn():
             pass
         lower(self._body, self._sites)
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
@@ -162,6 +162,15 @@ class Engine:
                 self._carry_out(node, plan)
                 improved = True
         return improved
+
+    def _turn(self) -> bool:
+        """Give one affine positive scales where that helps it on; False where it helps none."""
+        for node in self._body.waiting():
+            plan = None if self._is_frozen(node) else self._planner.turned(node, self._body.pending[node])
+            if plan is not None:
+                self._carry_out(node, plan)
+                return True
+        return False
 
     # --- how it is carried out --------------------------------------------------------------------
 

@@ -113,6 +113,31 @@ class Planner:
         price = plan.price - gain
         return price.operators, price.bytes
 
+    def turned(self, node: fx.Node, here: Pending) -> Plan | None:
+        """The plan that makes scales positive at no cost, where that opens a way that is cheaper."""
+        self._questions = 0
+        source = g.data_input(node)
+        if here.affine.map is not None or (here.affine.scale > 0).all() or len(source.users) > 1:
+            return None
+        if source.op != "call_function" or source in self.pending:
+            return None
+        answer = self._ask("backward", source, here, None)
+        now = cost.lowered(here.affine, g.value(node))
+        for rule, move in [] if isinstance(answer, Refusal) else answer:
+            if move.after is None or len(move.before) != 1 or move.becomes is not None:
+                continue
+            before, edges = self._inputs(source, move, [])
+            price = edges + self._changes(source, move)
+            if price.bytes > 0 or price.operators > 0:
+                continue  # something of it would wait before the operator
+            left = cost.lowered(move.after.affine, g.value(node))
+            further, _ = self.best(node, move.after)
+            # a dead channel is in the way of others, too: nothing can be divided by its scale
+            helps_others = (here.affine.scale == 0).any() and left.operators <= now.operators
+            if helps_others or left.beats(now) or (further is not None and further.price.beats(now)):
+                return Plan(Step(source, rule, move, backward=before), {}, None, here, left)
+        return None
+
     def merges(self, node: fx.Node) -> Step | None:
         """The merge of a node's operands into one call, where a rule has one."""
         self._questions = 0

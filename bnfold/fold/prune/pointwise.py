@@ -26,25 +26,10 @@ from bnfold.fold.prune._base import (
     frame,
     uniform,
 )
-from bnfold.fold.rules import Operator, _monotone
+from bnfold.fold.rules import Operator, _monotone, _pointwise
 
 aten = torch.ops.aten
 
-_ACTIVATIONS = frozenset(
-    {
-        aten.leaky_relu.default, aten.prelu.default, aten.elu.default, aten.selu.default, aten.celu.default,
-        aten.gelu.default, aten.silu.default, aten.mish.default, aten.hardswish.default,
-        aten.hardsigmoid.default, aten.sigmoid.default, aten.tanh.default, aten.softplus.default,
-        aten.log_sigmoid.default, aten.hardshrink.default, aten.softshrink.default,
-    }
-)  # fmt: skip
-_FUNCTIONS = frozenset(
-    {
-        aten.abs.default, aten.neg.default, aten.exp.default, aten.sqrt.default, aten.rsqrt.default,
-        aten.square.default, aten.pow.Tensor_Scalar, aten.erf.default, aten.sin.default, aten.cos.default,
-        aten.reciprocal.default, aten.rsub.Scalar,
-    }
-)  # fmt: skip
 _PRODUCTS = frozenset({aten.mul.Tensor, aten.mul.Scalar})
 _ARITHMETIC = frozenset(
     {
@@ -55,7 +40,7 @@ _ARITHMETIC = frozenset(
 
 
 class Pointwise(Kind):
-    operators = _ACTIVATIONS | _FUNCTIONS | _PRODUCTS | _ARITHMETIC | _monotone.CLAMPS
+    operators = _pointwise.OPERATORS | _PRODUCTS | _ARITHMETIC
 
     def channels(self, operator: Operator, known: Known) -> Channels | None:
         node, rank = operator.node, len(operator.output_shape)

@@ -29,7 +29,7 @@ Pairs = NDArray[np.int64]
 
 
 class Rearrangements(Kind):
-    operators = _rearrange.OPERATORS - frozenset({aten.select.int, aten.index_select.default})
+    operators = _rearrange.OPERATORS - {aten.select.int, aten.index_select.default, aten.index.Tensor}
 
     def channels(self, operator: Operator, known: Known) -> Channels | None:
         source = known.get(operator.data)

@@ -45,6 +45,7 @@ OPERATORS = frozenset(
         aten.select.int,
         aten.narrow.default,
         aten.index_select.default,
+        aten.index.Tensor,
         aten.expand.default,
         aten.repeat.default,
         aten.repeat_interleave.self_int,

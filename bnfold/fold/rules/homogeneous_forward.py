@@ -114,6 +114,18 @@ class HomogeneousForward(Rule):
                 ("folded",),
             ),
             Case(
+                "adaptive max pool, windows of one size",
+                lambda: nn.Sequential(norm(), nn.AdaptiveMaxPool2d((3, 2)), nn.Conv2d(4, 3, 1)),
+                (2, 4, 6, 8),
+                ("folded",),
+            ),
+            Case(
+                "adaptive max pool, windows of two sizes",
+                lambda: nn.Sequential(norm(), nn.AdaptiveMaxPool2d((3, 2)), nn.Conv2d(4, 3, 1)),
+                (2, 4, 7, 8),
+                ("kept",),
+            ),
+            Case(
                 "global maximum",
                 lambda: nn.Sequential(norm(), Maximum(), nn.Linear(4, 3)),
                 (4, 4, 4, 4),

@@ -3,7 +3,8 @@
     P(s * x + t)  =  s' * P(x) + t'
         s', t': the channels in the order after P
 
-P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle. A flatten before a
+P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffle, or an index with a constant
+tensor. A flatten before a
 classifier repeats each channel's s and t for every position: (C, H, W) -> C * H * W features. A split is
 several slices.
 
@@ -55,6 +56,18 @@ class RearrangeForward(Rule):
                     return self.heads[0](y.flatten(2).transpose(1, 2))
                 pieces = y.chunk(2, 1) if self.how == "chunk" else y.split([1, y.shape[1] - 1], 1)
                 return tuple(head(piece) for head, piece in zip(self.heads, pieces, strict=True))
+
+        class Indexed(nn.Module):
+            """BatchNorm after a sigmoid, then its channels in another order."""
+
+            def __init__(self, order: list[int]) -> None:
+                super().__init__()
+                self.norm, self.head = nn.BatchNorm2d(4), nn.Conv2d(len(order), 3, 1)
+                self.order = nn.Buffer(torch.tensor(order))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor = self.head(self.norm(torch.sigmoid(x))[:, self.order])
+                return y
 
         def flattened(channels: int, features: int) -> nn.Module:
             return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5))
@@ -109,6 +122,8 @@ class RearrangeForward(Rule):
                 (2, 8, 3, 4),
                 ("kept",),
             ),
+            Case("index", lambda: Indexed([2, 0, 3, 1, 0]), (2, 4, 5, 6), ("folded",)),
+            Case("index, sizes equal", lambda: Indexed([3, 2, 0, 0]), (4, 4, 4, 4), ("folded",)),
             Case(
                 "channel shuffle",
                 lambda: nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(6), nn.ChannelShuffle(2), conv(6)),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from bnfold.convert import ConversionResult, convert
     from bnfold.fold import FoldResult, fold
     from bnfold.runtime import open
+    from bnfold.statistics.recalibrate import recalibrate
+    from bnfold.statistics.recalibration import RecalibrationResult
     from bnfold.verify import Parity, verify
 
 _HOME = {
@@ -27,6 +29,8 @@ _HOME = {
     "verify": "bnfold.verify",
     "Parity": "bnfold.verify",
     "open": "bnfold.runtime",
+    "recalibrate": "bnfold.statistics.recalibrate",
+    "RecalibrationResult": "bnfold.statistics.recalibration",
     "BnfoldError": "bnfold.errors",
     "Finding": "bnfold.finding",
 }
@@ -37,11 +41,13 @@ __all__ = [
     "Finding",
     "FoldResult",
     "Parity",
+    "RecalibrationResult",
     "__version__",
     "convert",
     "fold",
     "load",
     "open",
+    "recalibrate",
     "verify",
 ]
 

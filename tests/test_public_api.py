@@ -16,6 +16,7 @@ FIXED = {
     "normalisation=None, labels=None, precision='fp32', monitor=False, dynamic_batch=False, skip=()",
     "verify": "reference, candidate, samples",
     "open": "artifact, *, threads=1",
+    "recalibrate": "module, batches, *, prior=None, sequential=False",
 }
 
 

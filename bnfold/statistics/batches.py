@@ -81,6 +81,7 @@ class Batch:
         names: of its frames; one name for the whole where the tensors have no first axis in common.
         batched: whether the first axis of every tensor counts the frames.
         parameters: the names of the positional arguments.
+        labels: class numbers, shape (frames,), where they came with the frames; no argument of forward's.
     """
 
     number: int
@@ -89,6 +90,7 @@ class Batch:
     names: tuple[str, ...]
     batched: bool
     parameters: tuple[str, ...] = ()
+    labels: Tensor | None = None
 
     @property
     def frames(self) -> int:
@@ -125,6 +127,7 @@ class Batch:
         return replace(
             self._map(pick),
             names=tuple(self.names[row] for row in rows),
+            labels=None if self.labels is None else self.labels[rows],
         )
 
     def scaled(self, frames: Sequence[int], factor: float) -> Batch:
@@ -220,7 +223,7 @@ class Batches:
             )
 
     def _batch(self, item: Any, number: int, given: int) -> Batch:
-        arguments, keywords = self._arguments(_tensors(item), number)
+        arguments, keywords, labels = self._arguments(_tensors(item), number)
         sizes = [
             leaf.shape[0] if leaf.ndim else None
             for leaf in pytree.tree_leaves((arguments, keywords))
@@ -232,39 +235,40 @@ class Batches:
         if batched and sizes[0] == 0:
             raise _misfit("it has no frames", number)
         names = tuple(f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1))
-        return Batch(number, arguments, keywords, names, batched, self._names(arguments))
+        labels = labels if _is_labels(len(names), labels) else None
+        return Batch(number, arguments, keywords, names, batched, self._names(arguments), labels)
 
-    def _arguments(self, item: Any, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _arguments(self, item: Any, number: int) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Positional arguments, keywords, and the targets that came with them."""
         if isinstance(item, Tensor):
-            return (item,), {}
+            return (item,), {}, None
         if isinstance(item, Mapping):
-            return (), self._keywords(item, number)
+            return (), *self._keywords(item, number)
         if not isinstance(item, tuple | list):
             raise _misfit(f"it is a {type(item).__name__}", number)
         values = tuple(item)
         if self._signature is None:
-            return values, {}
+            return values, {}, None
         required, most = _capacity(self._signature)
-        if len(values) == 2 and required <= 1 and (most == 1 or _is_labels(*values)):
-            return values[:1], {}  # (inputs, targets), as a DataLoader gives them
+        if len(values) == 2 and required <= 1 and (most == 1 or _is_labels(_length(values[0]), values[1])):
+            return values[:1], {}, values[1]  # (inputs, targets), as a DataLoader gives them
         if most == 1 and len(values) > 2:
             raise _misfit(f"it has {len(values)} items, and forward takes one argument", number)
         if not required <= len(values) <= most:
             takes = f"{required}" if required == most else f"{required} to {most}"
             raise _misfit(f"it has {count(len(values), 'item')}; forward takes {takes}", number)
-        return values, {}
+        return values, {}, None
 
-    def _keywords(self, item: Mapping[Any, Any], number: int) -> dict[str, Any]:
+    def _keywords(self, item: Mapping[Any, Any], number: int) -> tuple[dict[str, Any], Any]:
         values = {str(key): value for key, value in item.items()}
         if self._signature is None:
-            return values
-        if LABELS in values and LABELS not in self._signature.parameters:
-            del values[LABELS]
+            return values, None
+        labels = values.pop(LABELS, None) if LABELS not in self._signature.parameters else None
         try:
             self._signature.bind(**values)
         except TypeError as error:
             raise _misfit(f"{clip(error)}; its keys are {', '.join(values)}", number) from error
-        return values
+        return values, labels
 
     def _names(self, arguments: tuple[Any, ...]) -> tuple[str, ...]:
         parameters = list(self._signature.parameters.values()) if self._signature is not None else []
@@ -378,12 +382,15 @@ def _capacity(signature: inspect.Signature) -> tuple[int, float]:
     return required, math.inf if variadic else len(positional)
 
 
-def _is_labels(inputs: Any, second: Any) -> bool:
-    """Whether the second of two is a vector of class numbers, one per frame of the first."""
-    if not (isinstance(inputs, Tensor) and isinstance(second, Tensor)):
+def _is_labels(frames: int, values: Any) -> bool:
+    """Whether something is a vector of class numbers, one per frame."""
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         return False
-    whole = not (second.is_floating_point() or second.is_complex())
-    return whole and second.ndim == 1 and inputs.ndim > 0 and len(second) == len(inputs)
+    return values.ndim == 1 and len(values) == frames
+
+
+def _length(values: Any) -> int:
+    return len(values) if isinstance(values, Tensor) and values.ndim else -1
 
 
 def _tensors(item: Any) -> Any:

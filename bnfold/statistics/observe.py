@@ -66,6 +66,14 @@ class Call:
         """
         return functional.batch_norm(self.input, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
+    def in_eval(self) -> Tensor:
+        """What it gives in eval mode: batch statistics where it asks for them. The buffers stay as they are.
+
+        Raises:
+            ValueError: it asks for batch statistics, and there is one value per channel.
+        """
+        return self.by_batch() if self.uses_batch else self.as_called()
+
     def by_statistics(self, mean: Tensor, variance: Tensor) -> Tensor:
         """What it gives in eval mode with other statistics, each of shape (channels,)."""
         like = self.running_mean if self.running_mean is not None else self.input

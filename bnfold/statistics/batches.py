@@ -147,7 +147,7 @@ class Batch:
         """The frames with a value that is not finite, or whose square is no float32."""
         found = []
         for name, tensor in self.tensors():
-            if not tensor.is_floating_point() or tensor.numel() == 0:
+            if not tensor.is_floating_point() or tensor.numel() == 0 or _within(tensor):
                 continue
             rows = tensor.detach().reshape(self.frames if self.batched else 1, -1)
             rows = rows.float() if rows.element_size() < 4 else rows  # float16 has no such number
@@ -391,6 +391,14 @@ def _is_labels(frames: int, values: Any) -> bool:
 
 def _length(values: Any) -> int:
     return len(values) if isinstance(values, Tensor) and values.ndim else -1
+
+
+def _within(tensor: Tensor) -> bool:
+    """Whether all values are numbers up to `LARGEST`, where one operator can tell."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return False
+    low, high = torch.aminmax(tensor)
+    return float(low) >= -LARGEST and float(high) <= LARGEST  # NaN fails the comparison
 
 
 def _tensors(item: Any) -> Any:

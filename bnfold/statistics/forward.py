@@ -6,23 +6,40 @@ Only BatchNorm calls are answered otherwise than in eval mode: dropout and all e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.statistics.batches import Batch, Unusable
-from bnfold.statistics.moments import Moments
 from bnfold.statistics.observe import Call, answering
-from bnfold.statistics.reduction import BatchMoments, batch_moments, to_numpy
+from bnfold.statistics.packed import Packed
+from bnfold.statistics.reduction import BatchMoments, Reducer
 from bnfold.statistics.targets import Target, Targets, holders
 from bnfold.wording import first_line
 
+Array = NDArray[np.float64]
 Guard = Literal["batch", "frame"]
-Seen = list[tuple[Target, Moments]]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the BatchNorm calls of one batch have seen.
+
+    Attributes:
+        frames: of the batch; 0 where nothing could be used.
+        targets: one for each call, in execution order.
+        moments: of the calls.
+    """
+
+    frames: int = 0
+    targets: tuple[Target, ...] = ()
+    moments: Packed = field(default_factory=lambda: Packed.of([]))
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,6 @@ class Forward:
     Attributes:
         sites: by target, in the order of their first call.
         foreign: calls whose statistics are not the module's, by name, with the reason.
-        entered: names of the modules that hold statistics and whose forward has run.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -111,7 +127,11 @@ class Forward:
         self.targets = Targets(module)
         self.sites: dict[Target, Site] = {}
         self.foreign: dict[str, str] = {}
-        self.entered: set[str] = set()
+        self._entered: set[str] = set()
+        self._calls: int | None = None  # in the last pass with names
+        self._quick = True
+        self._moments = Reducer()
+        self._known_limits: dict[tuple[Target, ...], tuple[Array, Array]] = {}
 
     def pool(
         self,
@@ -120,16 +140,16 @@ class Forward:
         guard: Guard,
         wanted: set[Target] | None = None,
         done: frozenset[Target] = frozenset(),
-        until: frozenset[str] = frozenset(),
-    ) -> tuple[int, Seen, list[Skipped]]:
-        """The moments of one batch, how many frames they are of, and what was left out of it.
+        until: int = 0,
+    ) -> tuple[Seen, list[Skipped]]:
+        """The moments of one batch, and what was left out of it.
 
         Args:
             batch: as forward takes it.
             guard: leave out the whole batch, or only the frames that are to blame where they can be told.
             wanted: pool only these; all by default.
             done: these are answered by their own statistics, all others by the batch's.
-            until: stop after these calls; by default the pass runs to its end.
+            until: stop after so many calls that are wanted; by default the pass runs to its end.
         """
         skipped: list[Skipped] = []
         rest: Batch | None = batch
@@ -140,7 +160,7 @@ class Forward:
                 rest = rest.without(unusable) if guard == "frame" else None
                 continue
             try:
-                return rest.frames, self._run(rest, wanted, done, until), skipped
+                return self._run(rest, wanted, done, until), skipped
             except _Alone as alone:
                 skipped.append(_lone(rest, alone.name))
                 rest = None
@@ -153,46 +173,67 @@ class Forward:
                     Skipped(rest.number, names, tuple(named), not part, blame.name, blame.reason, True)
                 )
                 rest = rest.select([row for row in range(rest.frames) if row not in rows]) if part else None
-        return 0, [], skipped
+        return Seen(), skipped
 
-    def _run(
-        self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target], until: frozenset[str]
-    ) -> Seen:
-        seen: list[tuple[Target, BatchMoments]] = []
-        ahead = set(until)
+    def _run(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target], until: int) -> Seen:
+        targets: list[Target] = []
+        seen: list[BatchMoments] = []
         alone: str | None = None
+        calls = 0
 
         def answer(call: Call) -> Tensor:
-            nonlocal alone
+            nonlocal alone, calls
+            calls += 1
             target = self.target(call)
             if target is None or target in done:
                 return call.in_eval()
             if alone is not None:
                 raise _Alone(alone)
-            moments = batch_moments(call.input)
+            moments = self._moments(call.input)
             if wanted is None or target in wanted:
-                seen.append((target, moments))
-                ahead.discard(call.name)
-                if until and not ahead:
+                targets.append(target)
+                seen.append(moments)
+                if len(seen) == until:
                     raise _Stop
             if moments.count == 1 and wanted is None:
-                alone = call.name
+                alone = self.sites[target].calls[0]
             return normalised(call, moments)
 
-        self.run(batch, answer)
-        if not self._finite(seen):
-            self._blame(batch, wanted, done)
-        numbers = to_numpy([moments for _, moments in seen])
-        return [(target, moments) for (target, _), moments in zip(seen, numbers, strict=True)]
+        def attempt(*, named: bool) -> int:
+            nonlocal alone, calls
+            targets.clear()
+            seen.clear()
+            alone, calls = None, 0
+            self.run(batch, answer, named=named)
+            return calls
 
-    def run(self, batch: Batch, answer: Callable[[Call], Tensor]) -> Any:
+        # Once names are known, a pass without them takes less time; it has to see as many calls.
+        if self._calls is None or not self._quick:
+            self._calls = attempt(named=True)
+        else:
+            quick = attempt(named=False)
+            if (len(seen) != until) if until else (quick != self._calls):
+                self._calls = attempt(named=True)
+                self._quick = self._calls == quick
+        result = Seen(batch.frames, tuple(targets), Packed.of(seen))
+        if not result.moments.fits(*self._limits(result.targets)):
+            self._blame(batch, wanted, done)
+        return result
+
+    def run(self, batch: Batch, answer: Callable[[Call], Tensor], *, named: bool = True) -> Any:
         """One forward pass, and what it gives; None where it was stopped.
+
+        Args:
+            batch: as forward takes it.
+            answer: to each BatchNorm call.
+            named: whether calls have to have their names.
 
         Raises:
             UsageError: forward fails on the batch (BNF-U120).
         """
         try:
-            with torch.no_grad(), answering(self.module, answer):
+            watched = self._watching() if named else nullcontext()
+            with torch.no_grad(), watched, answering(self.module, answer, named=named):
                 return batch.run(self.module)
         except (_Alone, _Blame):
             raise
@@ -215,18 +256,18 @@ class Forward:
         read = {target.mean for target in self.sites}
         return {
             name: "it normalises by arithmetic of its own, which cannot be observed"
-            if name in self.entered
+            if name in self._entered
             else "forward never called it"
             for mean, (name, _) in holders(self.module).items()
             if mean not in read and name not in self.foreign
         }
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def _watching(self) -> Iterator[None]:
         """Note inside which of the modules that hold statistics run."""
 
         def noting(name: str) -> Callable[[nn.Module, Any], None]:
-            return lambda module, arguments: self.entered.add(name)
+            return lambda module, arguments: self._entered.add(name)
 
         handles = [
             inner.register_forward_pre_hook(noting(name)) for name, inner in holders(self.module).values()
@@ -245,23 +286,26 @@ class Forward:
                 reason = "it has no running statistics, and uses the batch's in eval mode"
             else:
                 reason = "its statistics are no pair of buffers of the module's"
-            self.foreign[call.name] = reason
+            if call.name:
+                self.foreign[call.name] = reason
             return None
-        site = self.sites.setdefault(target, Site(eps=call.eps))
-        if call.name not in site.calls:
+        site = self.sites.get(target)
+        if site is None:
+            self.sites[target] = site = Site([call.name or target.name], call.eps)
+        elif call.name and call.name not in site.calls:
             site.calls.append(call.name)
         return target
 
-    def _finite(self, seen: Sequence[tuple[Target, BatchMoments]]) -> bool:
-        """Whether all statistics are numbers of the dtypes that they are stored in; asked once per batch."""
-        if not seen:
-            return True
-        stored = [self._as_stored(target, moments) for target, moments in seen]
-        return bool(torch.isfinite(torch.cat(stored)).all())
-
-    def _as_stored(self, target: Target, moments: BatchMoments) -> Tensor:
-        mean, variance = self.targets.tensors(target)
-        return torch.cat([moments.mean.to(mean.dtype), moments.variance.to(variance.dtype)]).double()
+    def _limits(self, targets: tuple[Target, ...]) -> tuple[Array, Array]:
+        """By channel, the largest mean and variance that the layers can store."""
+        known = self._known_limits.get(targets)
+        if known is None:
+            pairs = [self.targets.tensors(target) for target in targets]
+            means = [np.full(mean.numel(), torch.finfo(mean.dtype).max) for mean, _ in pairs]
+            variances = [np.full(v.numel(), torch.finfo(v.dtype).max) for _, v in pairs]
+            known = np.concatenate([np.empty(0), *means]), np.concatenate([np.empty(0), *variances])
+            self._known_limits[targets] = known
+        return known
 
     def _blame(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target]) -> None:
         """Run it again, to the first call whose statistics are not finite."""
@@ -270,8 +314,9 @@ class Forward:
             target = self.target(call)
             if target is None or target in done:
                 return call.in_eval()
-            moments = batch_moments(call.input)
-            if (wanted is None or target in wanted) and not self._finite([(target, moments)]):
+            moments = self._moments(call.input)
+            pooled = wanted is None or target in wanted
+            if pooled and not Packed.of([moments]).fits(*self._limits((target,))):
                 rows, reason = _culprits(call, batch.frames)
                 raise _Blame(call.name, rows, reason)
             return normalised(call, moments)

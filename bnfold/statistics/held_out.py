@@ -28,7 +28,8 @@ from bnfold.statistics.batches import Batch
 from bnfold.statistics.forward import Forward
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.observe import Call
-from bnfold.statistics.reduction import batch_moments, to_numpy
+from bnfold.statistics.packed import Packed
+from bnfold.statistics.reduction import Reducer
 
 Array = NDArray[np.float64]
 
@@ -131,6 +132,7 @@ class _Network:
 
     def __init__(self, module: nn.Module) -> None:
         self._forward = Forward(module)
+        self._moments = Reducer()
         self._stored: dict[str, tuple[Array, Array, float]] = {}
         self._seen: list[dict[str, Moments]] = []
         self.finite: list[bool] = []
@@ -144,7 +146,7 @@ class _Network:
             target = self._forward.target(call)
             if target is not None and not call.uses_batch:
                 names.append(call.name)
-                moments.append(batch_moments(call.input))
+                moments.append(self._moments(call.input))
                 if call.name not in self._stored:
                     mean, variance = (
                         tensor.detach().double().cpu().numpy().reshape(-1)
@@ -155,7 +157,7 @@ class _Network:
 
         output = self._forward.run(frame, answer)
         leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-        self._seen.append(dict(zip(names, to_numpy(moments), strict=True)))
+        self._seen.append(dict(zip(names, Packed.of(moments).split(), strict=True)))
         self.finite.append(all(bool(torch.isfinite(leaf).all()) for leaf in leaves))
         self.right.append(_right(leaves, frame))
 

@@ -21,6 +21,7 @@ from bnfold.statistics.batches import Batch
 from bnfold.statistics.forward import Forward, Guard, Seen, Site, Skipped
 from bnfold.statistics.levels import Level
 from bnfold.statistics.moments import Moments
+from bnfold.statistics.packed import Packed
 from bnfold.statistics.targets import Target
 
 Progress = Callable[[str], None]
@@ -56,20 +57,6 @@ class Pool:
         have = self.moments.get(target)
         self.moments[target] = moments if have is None else have + moments
 
-    def count(self, frames: int, seen: Seen, skipped: list[Skipped]) -> None:
-        """One more batch, as `Forward.pool` gives it."""
-        for target, moments in seen:
-            self.add(target, moments)
-        self.frames += frames
-        self.batches += frames > 0
-        self.skipped += skipped
-
-    def describe(self, forward: Forward) -> Pool:
-        """The same, with what the forward passes have shown of the network."""
-        return replace(
-            self, sites=dict(forward.sites), foreign=dict(forward.foreign), untouched=forward.untouched()
-        )
-
     def __add__(self, other: Pool) -> Pool:
         """The union of two disjoint sets of batches through one network."""
         total = Pool(
@@ -90,6 +77,37 @@ class Pool:
         for target, moments in other.moments.items():
             total.add(target, moments)
         return total
+
+
+class Collector:
+    """Adds batches up to a pool."""
+
+    def __init__(self) -> None:
+        self._pool = Pool()
+        # batches go through the same calls, nearly always
+        self._sums: dict[tuple[Target, ...], Packed] = {}
+
+    def count(self, seen: Seen, skipped: list[Skipped]) -> None:
+        """One more batch, as `Forward.pool` gives it."""
+        if seen.frames:
+            have = self._sums.get(seen.targets)
+            self._sums[seen.targets] = seen.moments if have is None else have + seen.moments
+            self._pool.frames += seen.frames
+            self._pool.batches += 1
+        self._pool.skipped += skipped
+
+    def pool(self, forward: Forward) -> Pool:
+        """All of them, with what the forward passes have shown of the network."""
+        for targets, moments in self._sums.items():
+            for target, one in zip(targets, moments.split(), strict=True):
+                self._pool.add(target, one)
+        self._sums.clear()
+        return replace(
+            self._pool,
+            sites=dict(forward.sites),
+            foreign=dict(forward.foreign),
+            untouched=forward.untouched(),
+        )
 
 
 Exchange = Callable[[Pool], Pool]
@@ -128,14 +146,13 @@ def one_pass(
     apart: Callable[[Batch], bool] | None = None,
 ) -> tuple[Pool, Pool]:
     """The pools of all batches in one pass: of those for which ``apart`` does not hold, and of the others."""
-    pools = Pool(), Pool()
+    collectors = Collector(), Collector()
     watch = Watch(progress, "pooling")
-    with forward.watching():
-        for batch in batches:
-            pool = pools[apart is not None and apart(batch)]
-            pool.count(*forward.pool(batch, guard=guard))
-            watch.count(batch.frames)
-    rest, others = (pool.describe(forward) for pool in pools)
+    for batch in batches:
+        collector = collectors[apart is not None and apart(batch)]
+        collector.count(*forward.pool(batch, guard=guard))
+        watch.count(batch.frames)
+    rest, others = (collector.pool(forward) for collector in collectors)
     return rest, others
 
 
@@ -214,7 +231,7 @@ class _Sweep:
         return []
 
     def _pass(self, level: Level, done: frozenset[Target], what: str) -> Pool:
-        pool, given = Pool(), 0
+        collector, given = Collector(), 0
         watch = Watch(self._progress, what)
         for batch in self._batches:
             given += batch.frames
@@ -222,11 +239,10 @@ class _Sweep:
             rest = self._without_known(batch)
             if rest is None:
                 continue
-            frames, seen, skipped = self._forward.pool(
-                rest, guard=self._guard, wanted=set(level.targets), done=done, until=level.calls
+            seen, skipped = self._forward.pool(
+                rest, guard=self._guard, wanted=set(level.targets), done=done, until=len(level.calls)
             )
-            pool.count(frames, seen, skipped)
-        pool = pool.describe(self._forward)
+            collector.count(seen, skipped)
         if self._given not in (-1, given):
             raise UsageError(
                 "BNF-U121",
@@ -235,7 +251,7 @@ class _Sweep:
                 fix="give the same batches each time they are iterated, or use one pass",
             )
         self._given = given
-        return pool
+        return collector.pool(self._forward)
 
     def _without_known(self, batch: Batch) -> Batch | None:
         bad = self._known.get(batch.number)

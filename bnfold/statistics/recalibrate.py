@@ -76,20 +76,21 @@ def recalibrate(
     check_prior(module, prior)
     started = time.perf_counter()
     source = Batches(batches, module, again=sequential)
+    copy = working_copy(module)
     if sequential:
-        pool, _ = layer_by_layer(module, source, prior=prior, guard=guard, progress=progress)
+        pool, _ = layer_by_layer(copy, module, source, prior=prior, guard=guard, progress=progress)
     else:
-        pool, _ = one_pass(module, source, guard=guard, progress=progress)
+        pool, _ = one_pass(copy, source, guard=guard, progress=progress)
     seconds = time.perf_counter() - started
     method: Method = "layer by layer" if sequential else "one pass"
-    result = finish(module, pool, method=method, prior=prior, seconds=seconds)
+    result = finish(copy, module, pool, method=method, prior=prior, seconds=seconds)
     if held_out is not None:
         compare(result, module, Batches(held_out, module))
     return result
 
 
 def one_pass(
-    module: nn.Module,
+    copy: nn.Module,
     source: Iterable[Batch],
     *,
     guard: Guard = "batch",
@@ -97,8 +98,8 @@ def one_pass(
     apart: Apart | None = None,
     progress: Progress | None = None,
 ) -> tuple[Pool, Pool]:
-    """The pool of all batches, and that of those for which ``apart`` does not hold."""
-    forward = Forward(working_copy(module))
+    """The pool of all batches through a working copy, and that of those for which ``apart`` does not hold."""
+    forward = Forward(copy)
     rest, others = pooling.one_pass(forward, source, guard=guard, progress=progress, apart=apart)
     rest, others = exchange(rest), exchange(others)
     total = rest + others
@@ -107,6 +108,7 @@ def one_pass(
 
 
 def layer_by_layer(
+    copy: nn.Module,
     module: nn.Module,
     source: Iterable[Batch],
     *,
@@ -120,12 +122,12 @@ def layer_by_layer(
     """The same layer by layer; where some are set apart, all passes are made twice.
 
     Args:
+        copy: a working copy, whose statistics are replaced on the way.
+        module: the original, with the old statistics.
         probe: a batch to find the levels with, the same in every process; by default the first usable one.
     """
-    copy = working_copy(module)
     forward = Forward(copy)
-    with forward.watching():
-        plan = levels(forward, probe if probe is not None else _first(source))
+    plan = levels(forward, probe if probe is not None else _first(source))
 
     def run(batches: Iterable[Batch]) -> Pool:
         writer = Writer(copy, module, prior)
@@ -141,10 +143,15 @@ def layer_by_layer(
 
 
 def finish(
-    module: nn.Module, pool: Pool, *, method: Method, prior: float | None = None, seconds: float = 0.0
+    copy: nn.Module,
+    module: nn.Module,
+    pool: Pool,
+    *,
+    method: Method,
+    prior: float | None = None,
+    seconds: float = 0.0,
 ) -> RecalibrationResult:
-    """The network with the statistics of a pool."""
-    copy = working_copy(module)
+    """The statistics of a pool, written into a working copy of the module."""
     if not pool.moments:
         raise _nothing_to_do(module, pool)
     writer = Writer(copy, module, prior)

@@ -42,6 +42,7 @@ class Targets:
             if tensor.numel():
                 self._names.setdefault(_identity(tensor), name)
         self._roles: dict[str, Target] = {}
+        self._found: dict[tuple[int, int], tuple[Tensor, Tensor, Target]] = {}
 
     def find(self, call: Call) -> Target | None:
         """The statistics that the call reads; None where they are no buffers of the module.
@@ -49,7 +50,19 @@ class Targets:
         A tensor that serves as mean here and as variance there, or with different partners, counts as none:
         there is no one value for it.
         """
-        mean, variance = (self._name(tensor) for tensor in (call.running_mean, call.running_var))
+        if call.running_mean is None or call.running_var is None:
+            return None
+        key = id(call.running_mean), id(call.running_var)
+        known = self._found.get(key)
+        if known is not None and known[0] is call.running_mean and known[1] is call.running_var:
+            return known[2]
+        target = self._find(call.running_mean, call.running_var)
+        if target is not None:
+            self._found[key] = call.running_mean, call.running_var, target
+        return target
+
+    def _find(self, *pair: Tensor) -> Target | None:
+        mean, variance = (self._name(tensor) for tensor in pair)
         if mean is None or variance is None or mean == variance:
             return None
         prefix, _, last = mean.rpartition(".")
@@ -66,10 +79,8 @@ class Targets:
         """``num_batches_tracked``, where the layer counts its updates."""
         return self._tensors.get(target.updates)
 
-    def _name(self, tensor: Tensor | None) -> str | None:
-        if tensor is None or not tensor.numel():
-            return None
-        return self._names.get(_identity(tensor))
+    def _name(self, tensor: Tensor) -> str | None:
+        return self._names.get(_identity(tensor)) if tensor.numel() else None
 
 
 def holders(module: nn.Module) -> dict[str, tuple[str, nn.Module]]:

@@ -6,6 +6,7 @@ parameters: what a DataLoader gives. The targets that a DataLoader gives along w
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import UsageError
-from bnfold.samples import LABELS, Inputs, named_frames
+from bnfold.samples import LABELS, named_frames
 from bnfold.signature import TensorSpec
 from bnfold.wording import clip, count
 
@@ -170,6 +171,10 @@ class Batch:
         rows = [row for row in range(self.frames) if row not in bad]
         return self.select(rows) if rows and self.batched else None
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors there; labels stay where they are."""
+        return self._map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
+
     def _map(self, change: Callable[[Any], Any]) -> Batch:
         return replace(
             self,
@@ -216,7 +221,7 @@ class Batches:
         for number, item in enumerate(self._source):
             batch = item if isinstance(item, Batch) else self._batch(item, number, given)
             given += batch.frames
-            yield self._placed(batch)
+            yield batch.to(self._device)
         if number < 0:
             raise UsageError(
                 "BNF-U080", "there are no batches", where="batches", fix="give at least one frame"
@@ -276,18 +281,20 @@ class Batches:
         names += [f"argument {index}" for index in range(len(names), len(arguments))]
         return tuple(names[: len(arguments)])
 
-    def _placed(self, batch: Batch) -> Batch:
-        return batch._map(lambda leaf: leaf.to(self._device) if isinstance(leaf, Tensor) else leaf)
-
 
 class SampleBatches:
     """Samples as the command line takes them, in batches of ``size`` frames: iterable again and again.
+
+    Which frames make a batch depends on ``size`` alone: a process that takes only some of the batches reads
+    no frame of the others. The last batch may be smaller, but is no frame by itself where there are more.
 
     Args:
         samples: as for :func:`bnfold.samples.frames_of`: a path, arrays, a list of frames.
         inputs: what the network takes, with a batch of 1.
         normalisation: by input name, how a uint8 frame is prepared.
-        size: frames per batch; the last one may be smaller.
+        size: frames per batch.
+        only: whether to take a batch, by its number; all by default.
+        device: where tensors are put.
 
     Raises:
         VerifyError, InputError: as :func:`bnfold.samples.frames_of`. Values that are not finite are none of
@@ -301,36 +308,55 @@ class SampleBatches:
         normalisation: Mapping[str, Mapping[str, Any] | None] | None = None,
         *,
         size: int = 32,
+        only: Callable[[int], bool] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._frames = named_frames(samples, inputs, normalisation)
         self._names = tuple(spec.name for spec in inputs)
-        self._size = size
+        self._only = only
+        self._device = device
+        total = len(self._frames)
+        starts = list(range(0, total, size))
+        if len(starts) > 1 and total - starts[-1] == 1:
+            starts.pop()
+        self._groups = [range(start, end) for start, end in zip(starts, [*starts[1:], total], strict=True)]
 
     def __len__(self) -> int:
-        """How many batches."""
-        return -(-len(self._frames) // self._size)
+        """How many batches there are in all."""
+        return len(self._groups)
 
     @property
     def frames(self) -> int:
-        """How many frames in all."""
+        """How many frames there are in all."""
         return len(self._frames)
 
-    def __iter__(self) -> Iterator[Batch]:
-        number, group = 0, list[tuple[str, Inputs]]()
-        for frame in self._frames:
-            group.append(frame)
-            if len(group) == self._size:
-                yield self._batch(group, number)
-                number, group = number + 1, []
-        if group:
-            yield self._batch(group, number)
+    def select(self, only: Callable[[int], bool]) -> SampleBatches:
+        """The same batches under the same numbers, but only some of them."""
+        chosen = copy.copy(self)
+        chosen._only = only
+        return chosen
 
-    def _batch(self, group: list[tuple[str, Inputs]], number: int) -> Batch:
+    def __iter__(self) -> Iterator[Batch]:
+        for number, group in enumerate(self._groups):
+            if self._only is None or self._only(number):
+                yield self._batch(group, number)
+
+    def _batch(self, group: range, number: int) -> Batch:
+        frames = [self._frames.at(index) for index in group]
         stacked = {
-            name: torch.from_numpy(np.concatenate([inputs[name] for _, inputs in group]))
+            name: torch.from_numpy(np.concatenate([inputs[name] for _, inputs in frames]))
             for name in self._names
         }
-        return Batch(number, (), stacked, tuple(name for name, _ in group), batched=True)
+        labels = self._frames.labels
+        batch = Batch(
+            number,
+            (),
+            stacked,
+            tuple(name for name, _ in frames),
+            batched=True,
+            labels=None if labels is None else torch.from_numpy(labels[group.start : group.stop]),
+        )
+        return batch if self._device is None else batch.to(self._device)
 
 
 def join(batches: Sequence[Batch]) -> Batch:

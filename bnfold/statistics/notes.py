@@ -19,7 +19,7 @@ def notes(pool: Pool) -> list[Finding]:
         more = f"; and {len(pool.skipped) - _SHOWN} more" if len(pool.skipped) > _SHOWN else ""
         found.append(
             Finding(
-                "BNF-A043",
+                "BNF-A063",
                 "warning",
                 pool.skipped[0].frames[0],
                 f"left out of all statistics: {shown}{more}",
@@ -34,7 +34,7 @@ def notes(pool: Pool) -> list[Finding]:
     for name, reason in {**pool.foreign, **pool.untouched}.items():
         found.append(
             Finding(
-                "BNF-A044",
+                "BNF-A064",
                 "warning",
                 name,
                 f"not recalibrated: {reason}",
@@ -45,7 +45,7 @@ def notes(pool: Pool) -> list[Finding]:
     for name in pool.entangled:
         found.append(
             Finding(
-                "BNF-A045",
+                "BNF-A065",
                 "info",
                 name,
                 "its calls depend on each other, so that its statistics are those of calls that were "
@@ -65,7 +65,7 @@ def judged(findings: list[Finding], held_out: HeldOut | None) -> list[Finding]:
     if held_out.worse:
         found.append(
             Finding(
-                "BNF-A046",
+                "BNF-A066",
                 "error",
                 "held-out frames",
                 f"the network is worse than before: {held_out.worse}",
@@ -76,7 +76,7 @@ def judged(findings: list[Finding], held_out: HeldOut | None) -> list[Finding]:
     elif held_out.after.finite < held_out.frames:
         found.append(
             Finding(
-                "BNF-A047",
+                "BNF-A067",
                 "warning",
                 "held-out frames",
                 f"the outputs of {held_out.frames - held_out.after.finite} of {held_out.frames} frames are "
@@ -91,7 +91,7 @@ def judged(findings: list[Finding], held_out: HeldOut | None) -> list[Finding]:
 def not_judged(why: str) -> Finding:
     """That nothing says whether the network is better."""
     return Finding(
-        "BNF-A048",
+        "BNF-A068",
         "info",
         "held-out frames",
         f"before and after were not compared: {why}",

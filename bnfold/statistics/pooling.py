@@ -180,7 +180,7 @@ def layer_by_layer(
         progress: is told how far it has come.
 
     Raises:
-        StatisticsError: no batch can be used (BNF-A040).
+        StatisticsError: no batch can be used (BNF-A060).
         UsageError: the batches are others than in the pass before (BNF-U121).
     """
     inside: list[Skipped] = []
@@ -265,14 +265,14 @@ def check_usable(pool: Pool) -> None:
     """Refuse a pool of nothing.
 
     Raises:
-        StatisticsError: every batch was left out (BNF-A040).
+        StatisticsError: every batch was left out (BNF-A060).
     """
     if pool.frames:
         return
     first = pool.skipped[0] if pool.skipped else None
     lone = first is not None and first.lone
     raise StatisticsError(
-        "BNF-A040",
+        "BNF-A060",
         f"none of {len({one.batch for one in pool.skipped})} batches can be used"
         if first is not None
         else "there are no frames to pool",

@@ -67,8 +67,8 @@ def recalibrate(
         UsageError: no module (BNF-U026); batches that are none or do not fit (BNF-U080 to BNF-U082,
             BNF-U120, BNF-U121); a prior that is no count of frames (BNF-U122); no BatchNorm to recalibrate
             (BNF-U123).
-        StatisticsError: no batch can be used (BNF-A040); a prior with old statistics that are not finite
-            (BNF-A041); a statistic beyond the range of its dtype (BNF-A042).
+        StatisticsError: no batch can be used (BNF-A060); a prior with old statistics that are not finite
+            (BNF-A061); a statistic beyond the range of its dtype (BNF-A062).
         CaptureError: the module cannot be copied (BNF-C012).
     """
     if not isinstance(module, nn.Module):

@@ -30,7 +30,7 @@ def check_prior(module: nn.Module, prior: float | None) -> None:
 
     Raises:
         UsageError: it is no number of frames (BNF-U122).
-        StatisticsError: the old statistics are not finite, or a variance is negative (BNF-A041).
+        StatisticsError: the old statistics are not finite, or a variance is negative (BNF-A061).
     """
     if prior is None:
         return
@@ -79,7 +79,7 @@ class Writer:
         """The statistics of one target.
 
         Raises:
-            StatisticsError: BNF-A041 old statistics that a prior cannot use; BNF-A042 out of range.
+            StatisticsError: BNF-A061 old statistics that a prior cannot use; BNF-A062 out of range.
         """
         moments, site = pool.moments[target], pool.sites[target]
         old = _arrays(self._old.tensors(target))
@@ -101,7 +101,7 @@ class Writer:
             if not bool(torch.isfinite(rounded).all()):
                 channel = int(torch.nonzero(~torch.isfinite(rounded))[0])
                 raise StatisticsError(
-                    "BNF-A042",
+                    "BNF-A062",
                     f"{values[channel]:.3g} is beyond {str(tensor.dtype).removeprefix('torch.')}",
                     where=f"{target.name}, channel {channel}",
                     fix="recalibrate the network in float32",
@@ -135,7 +135,7 @@ def _check_old(name: str, mean: Array, variance: Array) -> None:
     if wrong.any():
         channel = int(np.flatnonzero(wrong)[0])
         raise StatisticsError(
-            "BNF-A041",
+            "BNF-A061",
             f"{int(wrong.sum())} of {len(mean)} channels have no old statistics to blend with: "
             f"mean {mean[channel]:.3g}, variance {variance[channel]:.3g}",
             where=f"{name}, channel {channel}",

@@ -123,7 +123,7 @@ def test_a_worse_result_does_not_pass() -> None:
     assert not worse.passed
     assert worse.held_out is not None
     assert worse.held_out.after.gap > worse.held_out.before.gap + 0.05
-    assert [finding.code for finding in worse.findings] == ["BNF-A046"]
+    assert [finding.code for finding in worse.findings] == ["BNF-A066"]
     assert "--sequential" in worse.findings[0].remedy
     assert worse.to_json()["held_out"]["worse"] == worse.held_out.worse
     assert bnfold.recalibrate(good.module, sorted_, held_out=mixed, sequential=True).passed
@@ -135,7 +135,7 @@ def test_a_network_that_stays_broken_is_told() -> None:
         module.last.weight[0] = math.nan
     result = bnfold.recalibrate(module, frames(5, 6), held_out=frames(3))
     assert result.passed
-    assert [finding.code for finding in result.findings] == ["BNF-A047"]
+    assert [finding.code for finding in result.findings] == ["BNF-A067"]
     assert "diagnose" in result.findings[0].remedy
     nothing = bnfold.recalibrate(module, frames(5), held_out=[torch.full((1, 2, 9, 9), math.nan)])
-    assert [finding.code for finding in nothing.findings] == ["BNF-A048"]
+    assert [finding.code for finding in nothing.findings] == ["BNF-A068"]

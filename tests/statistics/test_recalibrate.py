@@ -152,7 +152,7 @@ def test_a_batch_with_a_bad_value_counts_for_no_layer(value: float, sequential: 
     assert skipped.whole
     assert skipped.where == "image"
     assert (result.frames, result.batches) == (10, 2)
-    assert [finding.code for finding in result.findings] == ["BNF-A043"]
+    assert [finding.code for finding in result.findings] == ["BNF-A063"]
     assert "frame 9 (batch 1)" in result.findings[0].message
     # or only the frame
     part = bnfold.recalibrate(
@@ -242,7 +242,7 @@ def test_one_value_per_channel() -> None:
     alone = list(torch.cat(batches).split(1))
     with pytest.raises(BnfoldError) as caught:
         bnfold.recalibrate(Two(), alone)
-    assert caught.value.code == "BNF-A040"
+    assert caught.value.code == "BNF-A060"
     assert "sequential" in caught.value.fix
     one_by_one = bnfold.recalibrate(Two(), alone, sequential=True).module
     at_once = bnfold.recalibrate(Two(), [torch.cat(batches)], sequential=True).module
@@ -281,7 +281,7 @@ def test_calls_that_depend_on_each_other_are_told() -> None:
             return self.last(self.shared(self.shared(x) * 3 + 1))
 
     result = bnfold.recalibrate(Twice(), frames(4, 5), sequential=True)
-    assert [finding.code for finding in result.findings] == ["BNF-A045"]
+    assert [finding.code for finding in result.findings] == ["BNF-A065"]
     assert result.findings[0].where == "shared"
     assert len(result.layers) == 2
 
@@ -322,7 +322,7 @@ def test_layers_that_stay_as_they_are_are_listed() -> None:
         "hand": "it normalises by arithmetic of its own",
         "unused": "forward never called it",
     }
-    assert [finding.code for finding in result.findings] == ["BNF-A044"] * 4
+    assert [finding.code for finding in result.findings] == ["BNF-A064"] * 4
     with pytest.raises(BnfoldError) as caught:
         bnfold.recalibrate(ByHand(2), frames(4))
     assert caught.value.code == "BNF-U123"
@@ -351,7 +351,7 @@ def test_a_prior_blends_the_moments() -> None:
 
 @pytest.mark.parametrize(
     ("prior", "code"),
-    [(-1, "BNF-U122"), (math.inf, "BNF-U122"), ("3", "BNF-U122"), (True, "BNF-U122"), (5, "BNF-A041")],
+    [(-1, "BNF-U122"), (math.inf, "BNF-U122"), ("3", "BNF-U122"), (True, "BNF-U122"), (5, "BNF-A061")],
 )
 def test_a_prior_that_cannot_be_used_is_refused(prior: Any, code: str) -> None:
     module = drawn(Mixed())
@@ -359,7 +359,7 @@ def test_a_prior_that_cannot_be_used_is_refused(prior: Any, code: str) -> None:
     with pytest.raises(BnfoldError) as caught:
         bnfold.recalibrate(module, frames(4), prior=prior)
     assert caught.value.code == code
-    if code == "BNF-A041":
+    if code == "BNF-A061":
         assert caught.value.where == "last, channel 1"
 
 
@@ -387,8 +387,8 @@ def test_batches_of_a_data_loader() -> None:
     ("batches", "options", "code"),
     [
         ([torch.ones(2, 3, 9, 9)], {}, "BNF-U120"),
-        ([torch.full((2, 2, 9, 9), math.nan)], {}, "BNF-A040"),
-        ([torch.full((2, 2, 9, 9), math.nan)], {"sequential": True}, "BNF-A040"),
+        ([torch.full((2, 2, 9, 9), math.nan)], {}, "BNF-A060"),
+        ([torch.full((2, 2, 9, 9), math.nan)], {"sequential": True}, "BNF-A060"),
         (iter(frames(3)), {"sequential": True}, "BNF-U081"),
         ([], {}, "BNF-U080"),
     ],

@@ -116,13 +116,11 @@ def main() -> int:
     print(f"recalibrate over 4 batches of {options.batch}, as a ratio to the passes alone")
     found = [measure(name, options.pairs, options.batch, 4) for name in names]
     print(f"  median {statistics.median(found):.2f}x, largest {max(found):.2f}x")
+    again = [sys.executable, __file__, "--only", names[0], "--batch", str(options.batch), "--peak"]
     few, many = (
-        subprocess.run(
-            [sys.executable, __file__, "--only", names[0], "--batch", f"{options.batch}", "--peak", f"{count}"],
-            check=True, capture_output=True, text=True,
-        ).stdout.strip()
+        subprocess.run([*again, str(count)], check=True, capture_output=True, text=True).stdout.strip()
         for count in (5, 100)
-    )  # fmt: skip
+    )
     print(f"  peak memory of {names[0]}: {few} MB for 5 batches, {many} MB for 100")
     return 0
 

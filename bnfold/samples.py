@@ -211,6 +211,11 @@ class NamedFrames:
     def __len__(self) -> int:
         return len(self._raw)
 
+    @property
+    def images(self) -> bool:
+        """Whether the first frame is an image, which is prepared."""
+        return self._prepare.images(self._raw.at(0)[1])
+
     def at(self, index: int) -> tuple[str, Inputs]:
         """The name and the arrays at a place, from 0; no other frame is read."""
         name, frame = self._raw.at(index)

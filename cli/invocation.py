@@ -21,13 +21,14 @@ COMMANDS = {
     "convert": "fold a checkpoint's BatchNorms and write ONNX and TFLite files",
     "verify": "compare a checkpoint or an artifact with another on frames",
     "run": "one answer per frame, or the artifact's own self-test",
+    "recalibrate": "new population statistics for a checkpoint, from frames",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("audit", "recalibrate", "diagnose", "drift", "bench", "monitor")
+PLANNED = ("audit", "diagnose", "drift", "bench", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -84,6 +85,8 @@ class _Invocation:
         return outcome
 
     def _write(self, stdout: TextIO, outcome: Outcome) -> None:
+        if outcome.silent:
+            return
         text = dump(outcome.document) if self.json else outcome.render(Style.of(stdout))
         console.write(stdout, text)
 
@@ -130,7 +133,7 @@ def _without_command(arguments: Sequence[str]) -> Outcome:
         )
     if not {"-h", "--help"} & set(arguments):
         raise UsageError("BNF-U001", "no command given", fix="bnfold --help lists the commands")
-    commands = "\n".join(f"  {name:<9} {summary}" for name, summary in COMMANDS.items())
+    commands = "\n".join(f"  {name:<11} {summary}" for name, summary in COMMANDS.items())
     text = (
         "usage: bnfold COMMAND ...\n\n"
         "Takes a trained PyTorch checkpoint with BatchNorm to a device.\n\n"

@@ -285,14 +285,17 @@ class Batches:
 class SampleBatches:
     """Samples as the command line takes them, in batches of ``size`` frames: iterable again and again.
 
-    Which frames make a batch depends on ``size`` alone: a process that takes only some of the batches reads
-    no frame of the others. The last batch may be smaller, but is no frame by itself where there are more.
+    Which frames make a batch depends on ``size`` and ``spread`` alone: a process that takes only some of the
+    batches reads no frame of the others. The last batch may be smaller, but is no frame by itself where there
+    are more.
 
     Args:
         samples: as for :func:`bnfold.samples.frames_of`: a path, arrays, a list of frames.
         inputs: what the network takes, with a batch of 1.
         normalisation: by input name, how a uint8 frame is prepared.
         size: frames per batch.
+        spread: deal the frames out, one to each batch by turns, so that each batch is of the whole: samples
+            are often in the order of their classes or patients. By default a batch is of neighbours.
         only: whether to take a batch, by its number; all by default.
         device: where tensors are put.
 
@@ -308,6 +311,7 @@ class SampleBatches:
         normalisation: Mapping[str, Mapping[str, Any] | None] | None = None,
         *,
         size: int = 32,
+        spread: bool = False,
         only: Callable[[int], bool] | None = None,
         device: torch.device | None = None,
     ) -> None:
@@ -319,7 +323,11 @@ class SampleBatches:
         starts = list(range(0, total, size))
         if len(starts) > 1 and total - starts[-1] == 1:
             starts.pop()
-        self._groups = [range(start, end) for start, end in zip(starts, [*starts[1:], total], strict=True)]
+        if spread:
+            self._groups = [range(first, total, len(starts)) for first in range(len(starts))]
+        else:
+            ends = [*starts[1:], total]
+            self._groups = [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
     def __len__(self) -> int:
         """How many batches there are in all."""
@@ -329,6 +337,11 @@ class SampleBatches:
     def frames(self) -> int:
         """How many frames there are in all."""
         return len(self._frames)
+
+    @property
+    def images(self) -> bool:
+        """Whether the first frame is an image, which is prepared."""
+        return self._frames.images
 
     def select(self, only: Callable[[int], bool]) -> SampleBatches:
         """The same batches under the same numbers, but only some of them."""
@@ -354,7 +367,7 @@ class SampleBatches:
             stacked,
             tuple(name for name, _ in frames),
             batched=True,
-            labels=None if labels is None else torch.from_numpy(labels[group.start : group.stop]),
+            labels=None if labels is None else torch.from_numpy(labels[list(group)]),
         )
         return batch if self._device is None else batch.to(self._device)
 

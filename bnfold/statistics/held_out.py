@@ -35,6 +35,10 @@ Array = NDArray[np.float64]
 
 MARGIN = 0.005
 """Nats: a gap that grew by less is no harm."""
+_CHANCE = 2.0
+"""Over the number of frames: nats that statistics of so few frames cost by chance. Mean and variance of n
+independent values of a normal distribution are 1 / n nats from its own, on average; twice that is allowed.
+The old statistics may have seen the frames that are compared on, so these have to stand for others too."""
 _SIGNIFICANT = 2.0  # standard errors
 _LEVEL = 0.05  # of the sign test on the answers
 
@@ -88,11 +92,22 @@ class HeldOut:
 
 
 def compare(
-    before: nn.Module, after: nn.Module, batches: Iterable[Batch], *, source: str = "held out"
+    before: nn.Module,
+    after: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    pooled: int = 0,
+    source: str = "held out",
 ) -> HeldOut | None:
     """Both networks, in eval mode, frame by frame; None where no frame can be used.
 
     A batch whose frames cannot be told apart counts as one.
+
+    Args:
+        before, after: the networks.
+        batches: to run through both.
+        pooled: frames that the new statistics are of; 0 where they are of none.
+        source: of the batches, for the report.
     """
     networks = _Network(before), _Network(after)
     frames = 0
@@ -118,7 +133,8 @@ def compare(
     elif labelled:
         worse = _fewer_right(networks[0].right, networks[1].right, frames)
     else:
-        worse = _wider(first, second)
+        chance = _CHANCE / pooled + 1 / frames if pooled else 0.0
+        worse = _wider(first, second, max(MARGIN, chance))
     return HeldOut(frames, source, old, new, worse)
 
 
@@ -212,7 +228,7 @@ def _fewer_right(before: list[bool | None], after: list[bool | None], frames: in
     return f"{right - lost + won} of {frames} frames are answered right, {right} before"
 
 
-def _wider(before: Array, after: Array) -> str:
+def _wider(before: Array, after: Array, margin: float) -> str:
     """Whether the gap grew by more than the margin, and by more than chance."""
     if not np.isfinite(before).all():
         return ""
@@ -220,7 +236,7 @@ def _wider(before: Array, after: Array) -> str:
         return "what the layers see, or their statistics, is not finite"
     grown = after - before
     error = float(grown.std(ddof=1)) / math.sqrt(len(grown)) if len(grown) > 1 else math.inf
-    if grown.mean() <= max(MARGIN, _SIGNIFICANT * error):
+    if grown.mean() <= max(margin, _SIGNIFICANT * error):
         return ""
     return (
         f"the statistics are further from what the layers see: {after.mean():.3g} nats per channel, "

@@ -25,7 +25,7 @@ from bnfold.statistics.packed import Packed
 from bnfold.statistics.targets import Target
 
 Progress = Callable[[str], None]
-_EVERY = 0.5  # seconds between two words on the progress
+_EVERY = 1.0  # seconds between two words on the progress
 
 
 @dataclass

@@ -127,7 +127,7 @@ def layer_by_layer(
         probe: a batch to find the levels with, the same in every process; by default the first usable one.
     """
     forward = Forward(copy)
-    plan = levels(forward, probe if probe is not None else _first(source))
+    plan = levels(forward, probe if probe is not None else first_usable(source))
 
     def run(batches: Iterable[Batch]) -> Pool:
         writer = Writer(copy, module, prior)
@@ -177,7 +177,7 @@ def compare(
 ) -> None:
     """Look at the result on frames, and put what was seen into it."""
     before = private_copy(module).eval()
-    result.held_out = judging.compare(before, result.module, batches, source=source)
+    result.held_out = judging.compare(before, result.module, batches, pooled=result.frames, source=source)
     result.findings = judged(result.findings, result.held_out)
 
 
@@ -196,7 +196,7 @@ class _Without:
         return (batch for batch in self._source if not self._apart(batch))
 
 
-def _first(source: Iterable[Batch]) -> Batch:
+def first_usable(source: Iterable[Batch]) -> Batch:
     """The first batch with frames that can be used, without the others."""
     batch = None
     for batch in source:

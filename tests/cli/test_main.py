@@ -19,7 +19,7 @@ from bnfold.errors import InternalError, StatisticsError
 from .conftest import Cli
 
 COMMANDS = ("convert", "verify", "run", "inspect", "rules", "doctor")
-PLANNED = ("audit", "recalibrate", "diagnose", "drift", "bench", "monitor")
+PLANNED = ("audit", "diagnose", "drift", "bench", "monitor")
 
 
 def test_help_lists_what_is_built_and_nothing_else(cli: Cli) -> None:

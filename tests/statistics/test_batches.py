@@ -159,6 +159,10 @@ def test_some_of_the_batches_are_the_same_batches(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", image=array, labels=np.arange(11))
     spec = (TensorSpec("image", (1, 2), "float32"),)
     samples = SampleBatches(str(tmp_path / "x.npz"), spec, size=3)
+    spread = list(SampleBatches(str(tmp_path / "x.npz"), spec, size=3, spread=True))
+    assert [batch.labels.tolist() for batch in spread if batch.labels is not None] == [
+        [0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7],
+    ]  # fmt: skip
     every = list(samples)
     assert [batch.frames for batch in every] == [3, 3, 3, 2]
     parts = [list(samples.select(lambda number, rank=rank: number % 3 == rank)) for rank in range(3)]

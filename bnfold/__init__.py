@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from bnfold.runtime import open
     from bnfold.statistics.audit import audit
     from bnfold.statistics.diagnose import diagnose
+    from bnfold.statistics.recalibrate import recalibrate
+    from bnfold.statistics.recalibration import RecalibrationResult
     from bnfold.verify import Parity, verify
 
 _HOME = {
@@ -32,6 +34,8 @@ _HOME = {
     "diagnose": "bnfold.statistics.diagnose",
     "Parity": "bnfold.verify",
     "open": "bnfold.runtime",
+    "recalibrate": "bnfold.statistics.recalibrate",
+    "RecalibrationResult": "bnfold.statistics.recalibration",
     "BnfoldError": "bnfold.errors",
     "Finding": "bnfold.finding",
 }
@@ -45,6 +49,7 @@ __all__ = [
     "Finding",
     "FoldResult",
     "Parity",
+    "RecalibrationResult",
     "__version__",
     "audit",
     "convert",
@@ -53,6 +58,7 @@ __all__ = [
     "fold",
     "load",
     "open",
+    "recalibrate",
     "verify",
 ]
 

@@ -192,21 +192,37 @@ def named_frames(
     raw = _Raw.of(samples, inputs)
     if len(raw) == 0:
         raise VerifyError("BNF-V021", "there are no sample frames", where=raw.where, fix="give at least one")
-    return NamedFrames(raw, _Preparer(inputs, normalisation or {}, finite=False))
+    labels = _checked_labels(raw.labels(), len(raw), raw.where)
+    return NamedFrames(raw, _Preparer(inputs, normalisation or {}, finite=False), labels)
 
 
 class NamedFrames:
-    """Names and frames; a frame is one array per input, with a batch axis of 1. Iterable again and again."""
+    """Names and frames; a frame is one array per input, with a batch axis of 1. Iterable again and again.
 
-    def __init__(self, raw: _Raw, prepare: _Preparer) -> None:
+    Attributes:
+        labels: class numbers, shape (len,), or None.
+    """
+
+    def __init__(self, raw: _Raw, prepare: _Preparer, labels: Array | None = None) -> None:
         self._raw = raw
         self._prepare = prepare
+        self.labels = labels
 
     def __len__(self) -> int:
         return len(self._raw)
 
+    @property
+    def images(self) -> bool:
+        """Whether the first frame is an image, which is prepared."""
+        return self._prepare.images(self._raw.at(0)[1])
+
+    def at(self, index: int) -> tuple[str, Inputs]:
+        """The name and the arrays at a place, from 0; no other frame is read."""
+        name, frame = self._raw.at(index)
+        return name, self._prepare(name, frame)
+
     def __iter__(self) -> Iterator[tuple[str, Inputs]]:
-        return ((name, self._prepare(name, frame)) for name, frame in self._raw)
+        return (self.at(index) for index in range(len(self)))
 
 
 def _groups(frames: Iterator[Inputs], size: int) -> Iterator[list[Inputs]]:
@@ -235,7 +251,13 @@ def _join(frames: list[Array], spec: TensorSpec) -> Array:
 class _Raw:
     """Samples as they were given: named frames, each an array or a dictionary; iterable again and again."""
 
-    def __init__(self, frames: Iterable[tuple[str, Any]], count: int, labels: Any, where: str) -> None:
+    def __init__(
+        self,
+        frames: frame_files.FrameSource | Sequence[tuple[str, Any]],
+        count: int,
+        labels: Any,
+        where: str,
+    ) -> None:
         self._frames = frames
         self._count = count
         self._labels = labels
@@ -246,6 +268,11 @@ class _Raw:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         return iter(self._frames)
+
+    def at(self, index: int) -> tuple[str, Any]:
+        if isinstance(self._frames, frame_files.FrameSource):
+            return self._frames.at(index)
+        return self._frames[index]
 
     def labels(self) -> Any:
         return self._labels

@@ -25,12 +25,14 @@ class Outcome:
         document: what ``--format json`` writes.
         render: the same as text.
         status: the exit status, where it is not 0 or 1 as ``passed`` says.
+        silent: whether another process of the same command says it.
     """
 
     passed: bool
     document: dict[str, Any]
     render: Callable[[Style], str]
     status: int | None = None
+    silent: bool = False
 
     @property
     def exit_status(self) -> int:

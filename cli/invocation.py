@@ -24,6 +24,7 @@ COMMANDS = {
     "bench": "how long one frame takes here, start and memory",
     "audit": "what a checkpoint's population statistics show, without data",
     "diagnose": "why a network is wrong in eval mode, told from frames",
+    "recalibrate": "new population statistics for a checkpoint, from frames",
     "drift": "whether frames look like what the network was trained on",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
@@ -31,7 +32,7 @@ COMMANDS = {
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("recalibrate", "monitor")
+PLANNED = ("monitor",)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -88,6 +89,8 @@ class _Invocation:
         return outcome
 
     def _write(self, stdout: TextIO, outcome: Outcome) -> None:
+        if outcome.silent:
+            return
         text = dump(outcome.document) if self.json else outcome.render(Style.of(stdout))
         console.write(stdout, text)
 
@@ -134,7 +137,7 @@ def _without_command(arguments: Sequence[str]) -> Outcome:
         )
     if not {"-h", "--help"} & set(arguments):
         raise UsageError("BNF-U001", "no command given", fix="bnfold --help lists the commands")
-    commands = "\n".join(f"  {name:<9} {summary}" for name, summary in COMMANDS.items())
+    commands = "\n".join(f"  {name:<11} {summary}" for name, summary in COMMANDS.items())
     text = (
         "usage: bnfold COMMAND ...\n\n"
         "Takes a trained PyTorch checkpoint with BatchNorm to a device.\n\n"

@@ -17,6 +17,7 @@ FIXED = {
     "verify": "reference, candidate, samples",
     "open": "artifact, *, threads=1",
     "audit": "module_or_state_dict",
+    "recalibrate": "module, batches, *, prior=None, sequential=False",
 }
 
 

@@ -19,6 +19,7 @@ _GUARANTEED: dict[str, dict[str, Any]] = {
     "run": {"frames": [], "findings": []},
     "audit": {"findings": []},
     "diagnose": {"findings": []},
+    "recalibrate": {"source": None, "layers": [], "held_out": None, "output": None, "findings": []},
     "drift": {"findings": []},
 }
 

@@ -55,7 +55,11 @@ class FrameSource(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def __iter__(self) -> Iterator[tuple[str, Frame]]: ...
+    def at(self, index: int) -> tuple[str, Frame]:
+        """The name and the frame at a place, from 0; no other is read."""
+
+    def __iter__(self) -> Iterator[tuple[str, Frame]]:
+        return (self.at(index) for index in range(len(self)))
 
 
 def read(path: str | os.PathLike[str], *, inputs: Sequence[str] | None = None) -> FrameSource:
@@ -94,9 +98,9 @@ class _Files(FrameSource):
     def __len__(self) -> int:
         return len(self._files)
 
-    def __iter__(self) -> Iterator[tuple[str, Frame]]:
-        for file in self._files:
-            yield file.name, images.read(file)
+    def at(self, index: int) -> tuple[str, Frame]:
+        file = self._files[index]
+        return file.name, images.read(file)
 
 
 class _Folder(_Files):
@@ -138,9 +142,8 @@ class _Stack(FrameSource):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[tuple[str, Frame]]:
-        for index in range(self._length):
-            yield f"{self._name}[{index}]", np.array(self._array[index])  # a copy: not the map itself
+    def at(self, index: int) -> tuple[str, Frame]:
+        return f"{self._name}[{index}]", np.array(self._array[index])  # a copy: not the map itself
 
 
 class _Arrays(FrameSource):
@@ -162,10 +165,9 @@ class _Arrays(FrameSource):
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[tuple[str, Frame]]:
-        for index in range(self._length):
-            frame = {name: array[index] for name, array in self._arrays.items()}
-            yield f"{self._name}[{index}]", next(iter(frame.values())) if self._single else frame
+    def at(self, index: int) -> tuple[str, Frame]:
+        frame = {name: array[index] for name, array in self._arrays.items()}
+        return f"{self._name}[{index}]", next(iter(frame.values())) if self._single else frame
 
 
 def _head(path: Path) -> bytes:

@@ -6,6 +6,7 @@ parameters: what a DataLoader gives. The targets that a DataLoader gives along w
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bnfold.errors import UsageError
-from bnfold.samples import LABELS, Inputs, named_frames
+from bnfold.samples import LABELS, named_frames
 from bnfold.signature import TensorSpec
 from bnfold.wording import clip, count
 
@@ -81,6 +82,7 @@ class Batch:
         names: of its frames; one name for the whole where the tensors have no first axis in common.
         batched: whether the first axis of every tensor counts the frames.
         parameters: the names of the positional arguments.
+        labels: class numbers, shape (frames,), where they came with the frames; no argument of forward's.
     """
 
     number: int
@@ -89,6 +91,7 @@ class Batch:
     names: tuple[str, ...]
     batched: bool
     parameters: tuple[str, ...] = ()
+    labels: Tensor | None = None
 
     @property
     def frames(self) -> int:
@@ -125,6 +128,7 @@ class Batch:
         return replace(
             self._map(pick),
             names=tuple(self.names[row] for row in rows),
+            labels=None if self.labels is None else self.labels[rows],
         )
 
     def scaled(self, frames: Sequence[int], factor: float) -> Batch:
@@ -144,7 +148,7 @@ class Batch:
         """The frames with a value that is not finite, or whose square is no float32."""
         found = []
         for name, tensor in self.tensors():
-            if not tensor.is_floating_point() or tensor.numel() == 0:
+            if not tensor.is_floating_point() or tensor.numel() == 0 or _within(tensor):
                 continue
             rows = tensor.detach().reshape(self.frames if self.batched else 1, -1)
             rows = rows.float() if rows.element_size() < 4 else rows  # float16 has no such number
@@ -166,6 +170,10 @@ class Batch:
             return self
         rows = [row for row in range(self.frames) if row not in bad]
         return self.select(rows) if rows and self.batched else None
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors there; labels stay where they are."""
+        return self._map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
     def _map(self, change: Callable[[Any], Any]) -> Batch:
         return replace(
@@ -213,14 +221,14 @@ class Batches:
         for number, item in enumerate(self._source):
             batch = item if isinstance(item, Batch) else self._batch(item, number, given)
             given += batch.frames
-            yield self._placed(batch)
+            yield batch.to(self._device)
         if number < 0:
             raise UsageError(
                 "BNF-U080", "there are no batches", where="batches", fix="give at least one frame"
             )
 
     def _batch(self, item: Any, number: int, given: int) -> Batch:
-        arguments, keywords = self._arguments(_tensors(item), number)
+        arguments, keywords, labels = self._arguments(_tensors(item), number)
         sizes = [
             leaf.shape[0] if leaf.ndim else None
             for leaf in pytree.tree_leaves((arguments, keywords))
@@ -232,39 +240,40 @@ class Batches:
         if batched and sizes[0] == 0:
             raise _misfit("it has no frames", number)
         names = tuple(f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1))
-        return Batch(number, arguments, keywords, names, batched, self._names(arguments))
+        labels = labels if _is_labels(len(names), labels) else None
+        return Batch(number, arguments, keywords, names, batched, self._names(arguments), labels)
 
-    def _arguments(self, item: Any, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _arguments(self, item: Any, number: int) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """Positional arguments, keywords, and the targets that came with them."""
         if isinstance(item, Tensor):
-            return (item,), {}
+            return (item,), {}, None
         if isinstance(item, Mapping):
-            return (), self._keywords(item, number)
+            return (), *self._keywords(item, number)
         if not isinstance(item, tuple | list):
             raise _misfit(f"it is a {type(item).__name__}", number)
         values = tuple(item)
         if self._signature is None:
-            return values, {}
+            return values, {}, None
         required, most = _capacity(self._signature)
-        if len(values) == 2 and required <= 1 and (most == 1 or _is_labels(*values)):
-            return values[:1], {}  # (inputs, targets), as a DataLoader gives them
+        if len(values) == 2 and required <= 1 and (most == 1 or _is_labels(_length(values[0]), values[1])):
+            return values[:1], {}, values[1]  # (inputs, targets), as a DataLoader gives them
         if most == 1 and len(values) > 2:
             raise _misfit(f"it has {len(values)} items, and forward takes one argument", number)
         if not required <= len(values) <= most:
             takes = f"{required}" if required == most else f"{required} to {most}"
             raise _misfit(f"it has {count(len(values), 'item')}; forward takes {takes}", number)
-        return values, {}
+        return values, {}, None
 
-    def _keywords(self, item: Mapping[Any, Any], number: int) -> dict[str, Any]:
+    def _keywords(self, item: Mapping[Any, Any], number: int) -> tuple[dict[str, Any], Any]:
         values = {str(key): value for key, value in item.items()}
         if self._signature is None:
-            return values
-        if LABELS in values and LABELS not in self._signature.parameters:
-            del values[LABELS]
+            return values, None
+        labels = values.pop(LABELS, None) if LABELS not in self._signature.parameters else None
         try:
             self._signature.bind(**values)
         except TypeError as error:
             raise _misfit(f"{clip(error)}; its keys are {', '.join(values)}", number) from error
-        return values
+        return values, labels
 
     def _names(self, arguments: tuple[Any, ...]) -> tuple[str, ...]:
         parameters = list(self._signature.parameters.values()) if self._signature is not None else []
@@ -272,18 +281,23 @@ class Batches:
         names += [f"argument {index}" for index in range(len(names), len(arguments))]
         return tuple(names[: len(arguments)])
 
-    def _placed(self, batch: Batch) -> Batch:
-        return batch._map(lambda leaf: leaf.to(self._device) if isinstance(leaf, Tensor) else leaf)
-
 
 class SampleBatches:
     """Samples as the command line takes them, in batches of ``size`` frames: iterable again and again.
+
+    Which frames make a batch depends on ``size`` and ``spread`` alone: a process that takes only some of the
+    batches reads no frame of the others. The last batch may be smaller, but is no frame by itself where there
+    are more.
 
     Args:
         samples: as for :func:`bnfold.samples.frames_of`: a path, arrays, a list of frames.
         inputs: what the network takes, with a batch of 1.
         normalisation: by input name, how a uint8 frame is prepared.
-        size: frames per batch; the last one may be smaller.
+        size: frames per batch.
+        spread: deal the frames out, one to each batch by turns, so that each batch is of the whole: samples
+            are often in the order of their classes or patients. By default a batch is of neighbours.
+        only: whether to take a batch, by its number; all by default.
+        device: where tensors are put.
 
     Raises:
         VerifyError, InputError: as :func:`bnfold.samples.frames_of`. Values that are not finite are none of
@@ -297,36 +311,65 @@ class SampleBatches:
         normalisation: Mapping[str, Mapping[str, Any] | None] | None = None,
         *,
         size: int = 32,
+        spread: bool = False,
+        only: Callable[[int], bool] | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self._frames = named_frames(samples, inputs, normalisation)
         self._names = tuple(spec.name for spec in inputs)
-        self._size = size
+        self._only = only
+        self._device = device
+        total = len(self._frames)
+        starts = list(range(0, total, size))
+        if len(starts) > 1 and total - starts[-1] == 1:
+            starts.pop()
+        if spread:
+            self._groups = [range(first, total, len(starts)) for first in range(len(starts))]
+        else:
+            ends = [*starts[1:], total]
+            self._groups = [range(start, end) for start, end in zip(starts, ends, strict=True)]
 
     def __len__(self) -> int:
-        """How many batches."""
-        return -(-len(self._frames) // self._size)
+        """How many batches there are in all."""
+        return len(self._groups)
 
     @property
     def frames(self) -> int:
-        """How many frames in all."""
+        """How many frames there are in all."""
         return len(self._frames)
 
-    def __iter__(self) -> Iterator[Batch]:
-        number, group = 0, list[tuple[str, Inputs]]()
-        for frame in self._frames:
-            group.append(frame)
-            if len(group) == self._size:
-                yield self._batch(group, number)
-                number, group = number + 1, []
-        if group:
-            yield self._batch(group, number)
+    @property
+    def images(self) -> bool:
+        """Whether the first frame is an image, which is prepared."""
+        return self._frames.images
 
-    def _batch(self, group: list[tuple[str, Inputs]], number: int) -> Batch:
+    def select(self, only: Callable[[int], bool]) -> SampleBatches:
+        """The same batches under the same numbers, but only some of them."""
+        chosen = copy.copy(self)
+        chosen._only = only
+        return chosen
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, group in enumerate(self._groups):
+            if self._only is None or self._only(number):
+                yield self._batch(group, number)
+
+    def _batch(self, group: range, number: int) -> Batch:
+        frames = [self._frames.at(index) for index in group]
         stacked = {
-            name: torch.from_numpy(np.concatenate([inputs[name] for _, inputs in group]))
+            name: torch.from_numpy(np.concatenate([inputs[name] for _, inputs in frames]))
             for name in self._names
         }
-        return Batch(number, (), stacked, tuple(name for name, _ in group), batched=True)
+        labels = self._frames.labels
+        batch = Batch(
+            number,
+            (),
+            stacked,
+            tuple(name for name, _ in frames),
+            batched=True,
+            labels=None if labels is None else torch.from_numpy(labels[list(group)]),
+        )
+        return batch if self._device is None else batch.to(self._device)
 
 
 def join(batches: Sequence[Batch]) -> Batch:
@@ -378,12 +421,23 @@ def _capacity(signature: inspect.Signature) -> tuple[int, float]:
     return required, math.inf if variadic else len(positional)
 
 
-def _is_labels(inputs: Any, second: Any) -> bool:
-    """Whether the second of two is a vector of class numbers, one per frame of the first."""
-    if not (isinstance(inputs, Tensor) and isinstance(second, Tensor)):
+def _is_labels(frames: int, values: Any) -> bool:
+    """Whether something is a vector of class numbers, one per frame."""
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
         return False
-    whole = not (second.is_floating_point() or second.is_complex())
-    return whole and second.ndim == 1 and inputs.ndim > 0 and len(second) == len(inputs)
+    return values.ndim == 1 and len(values) == frames
+
+
+def _length(values: Any) -> int:
+    return len(values) if isinstance(values, Tensor) and values.ndim else -1
+
+
+def _within(tensor: Tensor) -> bool:
+    """Whether all values are numbers up to `LARGEST`, where one operator can tell."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        return False
+    low, high = torch.aminmax(tensor)
+    return float(low) >= -LARGEST and float(high) <= LARGEST  # NaN fails the comparison
 
 
 def _tensors(item: Any) -> Any:

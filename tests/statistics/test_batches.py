@@ -145,10 +145,41 @@ def test_samples_keep_their_names_and_what_is_not_finite(tmp_path: Path) -> None
     array[3, 1] = np.nan
     np.save(tmp_path / "x.npy", array)
     samples = SampleBatches(str(tmp_path / "x.npy"), (TensorSpec("image", (1, 2), "float32"),), size=2)
-    assert (len(samples), samples.frames) == (3, 5)
+    assert (len(samples), samples.frames) == (2, 5)  # no frame is left by itself
     for _ in range(2):
         batches: list[Batch] = list(Batches(samples, One(), again=True))
-        assert [batch.frames for batch in batches] == [2, 2, 1]
-        assert batches[1].names == ("x.npy[2]", "x.npy[3]")
+        assert [batch.frames for batch in batches] == [2, 3]
+        assert batches[1].names == ("x.npy[2]", "x.npy[3]", "x.npy[4]")
         assert [one.frame for batch in batches for one in batch.unusable()] == ["x.npy[3]"]
         assert batches[0].run(One()).tolist() == [[0, 1], [2, 3]]
+
+
+def test_some_of_the_batches_are_the_same_batches(tmp_path: Path) -> None:
+    array = np.arange(22, dtype=np.float32).reshape(11, 2)
+    np.savez(tmp_path / "x.npz", image=array, labels=np.arange(11))
+    spec = (TensorSpec("image", (1, 2), "float32"),)
+    samples = SampleBatches(str(tmp_path / "x.npz"), spec, size=3)
+    spread = list(SampleBatches(str(tmp_path / "x.npz"), spec, size=3, spread=True))
+    assert [batch.labels.tolist() for batch in spread if batch.labels is not None] == [
+        [0, 4, 8], [1, 5, 9], [2, 6, 10], [3, 7],
+    ]  # fmt: skip
+    every = list(samples)
+    assert [batch.frames for batch in every] == [3, 3, 3, 2]
+    parts = [list(samples.select(lambda number, rank=rank: number % 3 == rank)) for rank in range(3)]
+    assert [[batch.number for batch in part] for part in parts] == [[0, 3], [1], [2]]
+    for batch in (batch for part in parts for batch in part):
+        same = every[batch.number]
+        assert batch.names == same.names
+        assert torch.equal(batch.keywords["image"], same.keywords["image"])
+        assert batch.labels is not None
+        assert batch.labels.tolist() == (batch.keywords["image"][:, 0] / 2).tolist()
+
+
+def test_labels_come_along() -> None:
+    labels = torch.tensor([2, 0, 1])
+    for item in ((X, labels), {"image": X, "labels": labels}):
+        (batch,) = Batches([item], One())
+        assert batch.labels is labels
+        assert batch.select([2, 0]).labels.tolist() == [1, 2]  # type: ignore[union-attr]
+    (batch,) = Batches([(X, torch.rand(3))], One())
+    assert batch.labels is None

@@ -123,3 +123,23 @@ def test_an_exception_leaves_no_trace() -> None:
     with answering(network, keep):
         network(torch.randn(2, 3, 4, 4))
     assert calls[0] == "bn"
+
+
+def test_one_pass_inside_another_without_names() -> None:
+    network, x, original = _network(), torch.randn(2, 3, 4, 4), torch.batch_norm
+    inner: list[str] = []
+
+    def note(call: Call) -> Tensor:
+        inner.append(call.name)
+        return call.as_called()
+
+    def outer(call: Call) -> Tensor:
+        if not inner:
+            with answering(network, note, named=False):
+                network(x)
+        return call.as_called()
+
+    with torch.no_grad(), answering(network, outer, named=False):
+        network(x)
+    assert inner[:3] == ["bn", "bn#2", "inner.batch_norm"]
+    assert torch.batch_norm is original

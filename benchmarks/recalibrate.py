@@ -1,0 +1,129 @@
+"""Recalibration against the same forward passes with the BatchNorms in train mode, in one run.
+
+    python benchmarks/recalibrate.py [--only NAME,NAME] [--pairs 20] [--batch 32]
+
+For each sample architecture: the time of ``bnfold.recalibrate`` over a few batches, everything included, as
+the ratio to what one would do by hand, the network in eval mode with its BatchNorms in train mode over the
+same batches; the median of interleaved pairs and its 95% interval. The goal is 1.15. Which of the two runs
+first alternates from pair to pair, so that a busy machine disturbs both alike.
+
+Then the memory that the process needed at its peak for few and for many batches, each in a process of its
+own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCHITECTURES = ROOT / "sample_models" / "architectures"
+sys.path[:0] = [str(ROOT), str(ARCHITECTURES)]
+
+import bnfold  # noqa: E402
+
+
+def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
+    """The sample architectures: factory, and the shape of one frame."""
+    from models import ARCHITECTURES as TABLE
+
+    return dict(TABLE)
+
+
+def batches(shape: tuple[int, ...], size: int, count: int) -> Iterator[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        yield torch.randn((size, *shape[1:]), generator=generator)
+
+
+def by_hand(module: nn.Module, source: list[torch.Tensor]) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.train()
+    with torch.no_grad():
+        for batch in source:
+            module(batch)
+
+
+def once(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def measure(name: str, pairs: int, size: int, count: int) -> float:
+    factory, shape = networks()[name]
+    torch.manual_seed(0)
+    module = factory().eval()
+    reference = copy.deepcopy(module)
+    source = list(batches(shape, size, count))
+
+    def peer() -> None:
+        by_hand(reference, source)
+
+    def ours() -> None:
+        bnfold.recalibrate(module, source)
+
+    peer(), ours()
+    found = []
+    for pair in range(pairs):
+        if pair % 2:
+            b, a = once(ours), once(peer)
+        else:
+            a, b = once(peer), once(ours)
+        found.append(b / a)
+    found.sort()
+    reach, middle = round(0.98 * np.sqrt(pairs)), pairs // 2
+    low, high = found[max(0, middle - reach)], found[min(pairs - 1, middle + reach)]
+    result = statistics.median(found)
+    print(f"  {name:<24} {result:5.2f}x [{low:.2f}, {high:.2f}]", flush=True)
+    return result
+
+
+def peak(name: str, size: int, count: int) -> None:
+    """Run in a process of its own: prints its peak of resident memory in MB."""
+    factory, shape = networks()[name]
+    module = factory().eval()
+    bnfold.recalibrate(module, batches(shape, size, count))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", default="", help="names of architectures, with commas")
+    parser.add_argument("--pairs", type=int, default=20, help="interleaved pairs of measurements")
+    parser.add_argument("--batch", type=int, default=32, help="frames per batch")
+    parser.add_argument("--peak", type=int, metavar="BATCHES", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    names = options.only.split(",") if options.only else list(networks())
+    if options.peak:
+        peak(names[0], options.batch, options.peak)
+        return 0
+    print(f"recalibrate over 4 batches of {options.batch}, as a ratio to the passes alone")
+    found = [measure(name, options.pairs, options.batch, 4) for name in names]
+    print(f"  median {statistics.median(found):.2f}x, largest {max(found):.2f}x")
+    again = [sys.executable, __file__, "--only", names[0], "--batch", str(options.batch), "--peak"]
+    few, many = (
+        subprocess.run([*again, str(count)], check=True, capture_output=True, text=True).stdout.strip()
+        for count in (5, 100)
+    )
+    print(f"  peak memory of {names[0]}: {few} MB for 5 batches, {many} MB for 100")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,365 @@
+"""One batch through the network, with the moments of what every BatchNorm sees; or why it cannot be used.
+
+Only BatchNorm calls are answered otherwise than in eval mode: dropout and all else stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bnfold.errors import BnfoldError, UsageError
+from bnfold.statistics.batches import Batch, Unusable
+from bnfold.statistics.observe import Call, answering
+from bnfold.statistics.packed import Packed
+from bnfold.statistics.reduction import BatchMoments, Reducer
+from bnfold.statistics.targets import Target, Targets, holders
+from bnfold.wording import first_line
+
+Array = NDArray[np.float64]
+Guard = Literal["batch", "frame"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the BatchNorm calls of one batch have seen.
+
+    Attributes:
+        frames: of the batch; 0 where nothing could be used.
+        targets: one for each call, in execution order.
+        moments: of the calls.
+    """
+
+    frames: int = 0
+    targets: tuple[Target, ...] = ()
+    moments: Packed = field(default_factory=lambda: Packed.of([]))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A batch, or frames of one, that no layer's statistics have seen.
+
+    Attributes:
+        batch: its number, from 0.
+        frames: names of the frames to blame; of all of them where none can be told.
+        index: their places in the batch, from 0.
+        whole: whether the whole batch was left out.
+        where: the input or the layer where it showed.
+        reason: what is wrong with it, after the name of the frame.
+        inside: whether it showed at a layer, and not in the input.
+        lone: whether nothing is wrong with it but its size.
+    """
+
+    batch: int
+    frames: tuple[str, ...]
+    index: tuple[int, ...]
+    whole: bool
+    where: str
+    reason: str
+    inside: bool = False
+    lone: bool = False
+
+    def describe(self) -> str:
+        """``scan_012.npy (batch 3): 1 value of x is nan``."""
+        names = ", ".join(self.frames[:3]) + (
+            f" and {len(self.frames) - 3} more" if len(self.frames) > 3 else ""
+        )
+        return f"{names} (batch {self.batch}): {self.reason}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "batch": self.batch,
+            "frames": list(self.frames),
+            "index": list(self.index),
+            "whole_batch": self.whole,
+            "where": self.where,
+            "reason": self.reason,
+        }
+
+
+@dataclass
+class Site:
+    """Where one pair of statistics is used.
+
+    Attributes:
+        calls: the names of the calls, in execution order.
+        eps: of the first call.
+    """
+
+    calls: list[str] = field(default_factory=list)
+    eps: float = 1e-5
+
+
+class _Stop(BaseException):
+    """Ends a forward pass from inside; no ``except Exception`` of a network catches it."""
+
+
+class _Alone(_Stop):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+class _Blame(_Stop):
+    def __init__(self, name: str, rows: list[int], reason: str) -> None:
+        super().__init__()
+        self.name, self.rows, self.reason = name, rows, reason
+
+
+class Forward:
+    """Runs batches through one module in eval mode.
+
+    Attributes:
+        sites: by target, in the order of their first call.
+        foreign: calls whose statistics are not the module's, by name, with the reason.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.targets = Targets(module)
+        self.sites: dict[Target, Site] = {}
+        self.foreign: dict[str, str] = {}
+        self._entered: set[str] = set()
+        self._calls: int | None = None  # in the last pass with names
+        self._quick = True
+        self._moments = Reducer()
+        self._known_limits: dict[tuple[Target, ...], tuple[Array, Array]] = {}
+
+    def pool(
+        self,
+        batch: Batch,
+        *,
+        guard: Guard,
+        wanted: set[Target] | None = None,
+        done: frozenset[Target] = frozenset(),
+        until: int = 0,
+    ) -> tuple[Seen, list[Skipped]]:
+        """The moments of one batch, and what was left out of it.
+
+        Args:
+            batch: as forward takes it.
+            guard: leave out the whole batch, or only the frames that are to blame where they can be told.
+            wanted: pool only these; all by default.
+            done: these are answered by their own statistics, all others by the batch's.
+            until: stop after so many calls that are wanted; by default the pass runs to its end.
+        """
+        skipped: list[Skipped] = []
+        rest: Batch | None = batch
+        while rest is not None:
+            unusable = rest.unusable()
+            if unusable:
+                skipped.append(_unusable(rest, unusable, guard))
+                rest = rest.without(unusable) if guard == "frame" else None
+                continue
+            try:
+                return self._run(rest, wanted, done, until), skipped
+            except _Alone as alone:
+                skipped.append(_lone(rest, alone.name))
+                rest = None
+            except _Blame as blame:
+                rows = blame.rows if rest.batched else []
+                part = guard == "frame" and 0 < len(rows) < rest.frames
+                named = rows or list(range(rest.frames))
+                names = tuple(rest.names[row] for row in named)
+                skipped.append(
+                    Skipped(rest.number, names, tuple(named), not part, blame.name, blame.reason, True)
+                )
+                rest = rest.select([row for row in range(rest.frames) if row not in rows]) if part else None
+        return Seen(), skipped
+
+    def _run(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target], until: int) -> Seen:
+        targets: list[Target] = []
+        seen: list[BatchMoments] = []
+        alone: str | None = None
+        calls = 0
+
+        def answer(call: Call) -> Tensor:
+            nonlocal alone, calls
+            calls += 1
+            target = self.target(call)
+            if target is None or target in done:
+                return call.in_eval()
+            if alone is not None:
+                raise _Alone(alone)
+            moments = self._moments(call.input)
+            if wanted is None or target in wanted:
+                targets.append(target)
+                seen.append(moments)
+                if len(seen) == until:
+                    raise _Stop
+            if moments.count == 1 and wanted is None:
+                alone = self.sites[target].calls[0]
+            return normalised(call, moments)
+
+        def attempt(*, named: bool) -> int:
+            nonlocal alone, calls
+            targets.clear()
+            seen.clear()
+            alone, calls = None, 0
+            self.run(batch, answer, named=named)
+            return calls
+
+        # Once names are known, a pass without them takes less time; it has to see as many calls.
+        if self._calls is None or not self._quick:
+            self._calls = attempt(named=True)
+        else:
+            quick = attempt(named=False)
+            if (len(seen) != until) if until else (quick != self._calls):
+                self._calls = attempt(named=True)
+                self._quick = self._calls == quick
+        result = Seen(batch.frames, tuple(targets), Packed.of(seen))
+        if not result.moments.fits(*self._limits(result.targets)):
+            self._blame(batch, wanted, done)
+        return result
+
+    def run(self, batch: Batch, answer: Callable[[Call], Tensor], *, named: bool = True) -> Any:
+        """One forward pass, and what it gives; None where it was stopped.
+
+        Args:
+            batch: as forward takes it.
+            answer: to each BatchNorm call.
+            named: whether calls have to have their names.
+
+        Raises:
+            UsageError: forward fails on the batch (BNF-U120).
+        """
+        try:
+            watched = self._watching() if named else nullcontext()
+            with torch.no_grad(), watched, answering(self.module, answer, named=named):
+                return batch.run(self.module)
+        except (_Alone, _Blame):
+            raise
+        except _Stop:
+            return None
+        except BnfoldError:
+            raise
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "memory" in str(error):
+                raise  # no mistake of the batch's
+            raise UsageError(
+                "BNF-U120",
+                f"forward fails on a batch: {first_line(error, 150)}",
+                where=f"batch {batch.number}, {batch.names[0]} first",
+                fix="give batches as forward takes them: a tensor, a tuple of arguments, or a dictionary",
+            ) from error
+
+    def untouched(self) -> dict[str, str]:
+        """The layers that hold statistics and whose statistics no call has read, with the reason."""
+        read = {target.mean for target in self.sites}
+        return {
+            name: "it normalises by arithmetic of its own, which cannot be observed"
+            if name in self._entered
+            else "forward never called it"
+            for mean, (name, _) in holders(self.module).items()
+            if mean not in read and name not in self.foreign
+        }
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Note inside which of the modules that hold statistics run."""
+
+        def noting(name: str) -> Callable[[nn.Module, Any], None]:
+            return lambda module, arguments: self._entered.add(name)
+
+        handles = [
+            inner.register_forward_pre_hook(noting(name)) for name, inner in holders(self.module).values()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def target(self, call: Call) -> Target | None:
+        """The statistics that a call reads; None where they are none of the module's, which is noted."""
+        target = self.targets.find(call)
+        if target is None:
+            if call.running_mean is None or call.running_var is None:
+                reason = "it has no running statistics, and uses the batch's in eval mode"
+            else:
+                reason = "its statistics are no pair of buffers of the module's"
+            if call.name:
+                self.foreign[call.name] = reason
+            return None
+        site = self.sites.get(target)
+        if site is None:
+            self.sites[target] = site = Site([call.name or target.name], call.eps)
+        elif call.name and call.name not in site.calls:
+            site.calls.append(call.name)
+        return target
+
+    def _limits(self, targets: tuple[Target, ...]) -> tuple[Array, Array]:
+        """By channel, the largest mean and variance that the layers can store."""
+        known = self._known_limits.get(targets)
+        if known is None:
+            pairs = [self.targets.tensors(target) for target in targets]
+            means = [np.full(mean.numel(), torch.finfo(mean.dtype).max) for mean, _ in pairs]
+            variances = [np.full(v.numel(), torch.finfo(v.dtype).max) for _, v in pairs]
+            known = np.concatenate([np.empty(0), *means]), np.concatenate([np.empty(0), *variances])
+            self._known_limits[targets] = known
+        return known
+
+    def _blame(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target]) -> None:
+        """Run it again, to the first call whose statistics are not finite."""
+
+        def answer(call: Call) -> Tensor:
+            target = self.target(call)
+            if target is None or target in done:
+                return call.in_eval()
+            moments = self._moments(call.input)
+            pooled = wanted is None or target in wanted
+            if pooled and not Packed.of([moments]).fits(*self._limits((target,))):
+                rows, reason = _culprits(call, batch.frames)
+                raise _Blame(call.name, rows, reason)
+            return normalised(call, moments)
+
+        self.run(batch, answer)
+        raise _Blame("", [], "its statistics are not finite")
+
+
+def normalised(call: Call, moments: BatchMoments) -> Tensor:
+    """What the call gives when it is normalised by these: as in train mode, by the batch's own variance."""
+    return call.by_statistics(moments.mean, moments.variance)
+
+
+def _unusable(batch: Batch, unusable: Sequence[Unusable], guard: Guard) -> Skipped:
+    rows = sorted({one.index for one in unusable})
+    first = unusable[0]
+    reason = first.describe().partition("): ")[2]
+    whole = guard == "batch" or not batch.batched or len(rows) == batch.frames
+    return Skipped(
+        batch.number, tuple(batch.names[row] for row in rows), tuple(rows), whole, first.input, reason
+    )
+
+
+def _lone(batch: Batch, where: str) -> Skipped:
+    reason = f"one value per channel at {_named(where)}: it cannot be normalised by itself"
+    index = tuple(range(batch.frames))
+    return Skipped(batch.number, batch.names, index, True, where, reason, inside=True, lone=True)
+
+
+def _named(call: str) -> str:
+    """A call's name in a sentence; the one whose name is empty is the whole network."""
+    return call or "the BatchNorm"
+
+
+def _culprits(call: Call, frames: int) -> tuple[list[int], str]:
+    """The frames whose values make a call's statistics unusable, where the first axis counts the frames."""
+    values = call.input.detach()
+    finite = bool(torch.isfinite(values).all())
+    where = _named(call.name)
+    reason = f"its variance at {where} overflows" if finite else f"a value at {where} is not finite"
+    if values.shape[0] != frames:
+        return [], reason
+    rows = values.reshape(frames, -1)
+    if finite:
+        return [int(rows.abs().amax(dim=1).argmax())], reason
+    return torch.nonzero(~torch.isfinite(rows).all(dim=1)).flatten().tolist(), reason

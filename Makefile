@@ -14,7 +14,7 @@ DEVICE := .device
 SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold bench-diagnosis docs clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -80,6 +80,9 @@ bench: .venv/.ready ## what is measured, against a peer, in one run
 
 bench-fold: .venv/.ready ## bnfold's files against the exporters' own, for every sample architecture (minutes)
 	$(BIN)/python benchmarks/fold.py
+
+bench-diagnosis: .venv/.ready ## every cause planted in sample models: what diagnose and audit call it (minutes)
+	$(BIN)/python benchmarks/diagnosis.py
 
 docs: .venv/.ready ## write what the documentation takes from the source: codes, rules, examples
 	$(BIN)/python docs/make_errors.py

@@ -14,7 +14,7 @@ DEVICE := .device
 SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold bench-diagnosis docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold bench-forms bench-diagnosis docs clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -78,8 +78,13 @@ lint: .venv/.ready ## ruff and mypy --strict
 bench: .venv/.ready ## what is measured, against a peer, in one run
 	$(BIN)/python benchmarks/import_time.py
 
-bench-fold: .venv/.ready ## bnfold's files against the exporters' own, for every sample architecture (minutes)
+bench-fold: .venv/.bench ## bnfold's files against the exporters' own, for every sample architecture (30 minutes)
 	$(BIN)/python benchmarks/fold.py
+
+bench-forms: .venv/.bench .venv-tflite/.ready ## what a fold leaves over, by form, size and interpreter (15 minutes)
+	$(BIN)/python benchmarks/forms.py write out/forms
+	$(BIN)/python benchmarks/forms.py time out/forms
+	.venv-tflite/bin/python benchmarks/forms.py time out/forms
 
 bench-diagnosis: .venv/.ready ## every cause planted in sample models: what diagnose and audit call it (minutes)
 	$(BIN)/python benchmarks/diagnosis.py
@@ -96,6 +101,11 @@ docs: .venv/.ready ## write what the documentation takes from the source: codes,
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# the peers that are measured against and not needed for anything else
+.venv/.bench: .venv/.ready
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
 # $(call device_environment,NAME,PACKAGES): the interpreter and pytest, nothing else

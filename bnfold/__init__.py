@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold._version import __version__
 
 if TYPE_CHECKING:
+    from bnfold import drift
     from bnfold.checkpoint import load
     from bnfold.convert import ConversionResult, convert
     from bnfold.fold import FoldResult, fold
@@ -35,6 +36,9 @@ _HOME = {
     "Finding": "bnfold.finding",
 }
 
+_PACKAGES = ("drift",)
+"""Public by themselves: ``bnfold.drift.check``."""
+
 __all__ = [
     "BnfoldError",
     "ConversionResult",
@@ -45,6 +49,7 @@ __all__ = [
     "audit",
     "convert",
     "diagnose",
+    "drift",
     "fold",
     "load",
     "open",
@@ -53,11 +58,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _PACKAGES:
+        return import_module(f"bnfold.{name}")
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(home), name)
 
 

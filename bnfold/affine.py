@@ -97,11 +97,6 @@ class Affine:
             np.where(index < 0, 1.0, self.scale[index]), np.where(index < 0, 0.0, self.shift[index])
         )
 
-    def magnitude(self) -> Affine:
-        """|scale| alone, 1 where the scale is 0."""
-        size = np.where(self.scale == 0, 1.0, np.abs(self.scale))
-        return Affine(size, np.zeros_like(size))
-
     def inverse(self, smallest: float = _SMALLEST) -> Affine | None:
         """(x - shift) / scale; None with a map, or where |scale| is below ``smallest`` times the largest."""
         magnitude = np.abs(self.scale)
@@ -139,16 +134,19 @@ class Affine:
     def scale_after_shift(self, smallest: float = _SMALLEST) -> tuple[Affine, Affine] | None:
         """Split into ``scale(shift(x))``: s * x + t = s * (x + t / s).
 
-        None where some |s| is below ``smallest`` times the largest: t / s would lose precision there, or
-        be infinite.
+        The shift of a dead channel (s = 0) stays with its scale: nothing that comes before can make it.
+        None where another |s| is below ``smallest`` times the largest: t / s would lose precision there.
 
         Returns:
-            (scale alone, shift alone), to be applied in the order shift, scale.
+            (scale, with the shifts of dead channels; shift alone), to be applied in the order shift, scale.
         """
-        magnitude = np.abs(self.scale)
-        if not magnitude.min() > smallest * magnitude.max():
+        magnitude, dead = np.abs(self.scale), self.scale == 0
+        if dead.all() or not magnitude[~dead].min() > smallest * magnitude.max():
             return None
-        maps = self.map
+        divisor, maps = np.where(dead, 1.0, self.scale), self.map
         if maps is not None:
+            if dead.any():
+                return None
             maps = maps / self.scale.reshape(-1, *[1] * (maps.ndim - 1))
-        return self.only_scale(), Affine(np.ones_like(self.scale), self.shift / self.scale, maps)
+        shift = np.where(dead, 0.0, self.shift / divisor)
+        return Affine(self.scale, np.where(dead, self.shift, 0.0)), Affine(np.ones_like(shift), shift, maps)

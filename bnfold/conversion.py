@@ -10,7 +10,7 @@ from typing import Any
 
 from bnfold import finding as f
 from bnfold.finding import Finding
-from bnfold.fold.report import BatchNormEntry
+from bnfold.fold.report import BatchNormEntry, Pruning
 from bnfold.verify import Accuracy, Parity
 
 
@@ -56,6 +56,7 @@ class ConversionResult:
         artifacts: the files that were written.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint; each may be None.
         accuracy: on labelled samples; None without labels.
+        pruned: the channels that were removed; None where it was not asked for.
     """
 
     batch_norms: list[BatchNormEntry]
@@ -64,6 +65,7 @@ class ConversionResult:
     artifacts: list[Artifact]
     source: dict[str, str | None]
     accuracy: Accuracy | None = None
+    pruned: Pruning | None = None
 
     @property
     def passed(self) -> bool:
@@ -89,6 +91,7 @@ class ConversionResult:
             "findings": [found.to_json() for found in self.findings],
             "artifacts": [artifact.to_json() for artifact in self.artifacts],
             "accuracy": self.accuracy.to_json() if self.accuracy else None,
+            "pruned": self.pruned.to_json() if self.pruned else None,
         }
         checked: dict[str, Any] = finite(document)
         return checked

@@ -10,42 +10,37 @@ without a file. A file that fails its parity is written as ``NAME.onnx.rejected`
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from bnfold import atomic
+from bnfold import atomic, delivery, draft
 from bnfold import finding as f
-from bnfold import manifest as manifest_file
-from bnfold._version import __version__
-from bnfold.conversion import Artifact, ConversionResult, finite
-from bnfold.errors import InternalError, UsageError
-from bnfold.export import Exported
+from bnfold.conversion import Artifact, ConversionResult
+from bnfold.draft import Draft
+from bnfold.errors import UsageError
+from bnfold.export import monitor as monitor_graph
+from bnfold.export import taps
 from bnfold.export.outputs import check_outputs
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult, fold
+from bnfold.fold.report import BatchNormEntry
 from bnfold.fold.rules import all_rules
-from bnfold.normalisation import Normalisation, assumed, by_input
+from bnfold.normalisation import assumed, by_input
 from bnfold.request import Request, check_labels, check_request
-from bnfold.runtime import Model, golden
-from bnfold.signature import TensorSpec
-from bnfold.statistics import gate
+from bnfold.statistics import gate, per_frame
 from bnfold.verify import load_metric, randomness
 from bnfold.verify.accuracy import Metric
-from bnfold.verify.candidates import ArtifactCandidate, TorchCandidate, single_thread
-from bnfold.verify.parity import is_exact
+from bnfold.verify.candidates import TorchCandidate, single_thread
 from bnfold.verify.proof import Proof
-from bnfold.verify.sides import open_all
 
 Progress = Callable[[str], None]
-Manifest = dict[str, Any]
 
 
 def convert(
@@ -62,9 +57,11 @@ def convert(
     monitor: bool = False,
     dynamic_batch: bool = False,
     skip: Iterable[str] = (),
+    prune: bool = False,
     opset: int | None = None,
     source: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
+    batch_statistics: str | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Fold a network, write it as ONNX and TFLite, and prove that the files compute what it computes.
@@ -84,12 +81,16 @@ def convert(
             divided by 255; a finding tells where nothing was given.
         labels: of the classes, in order.
         precision: ``fp32``.
-        monitor: not built yet.
+        monitor: write ``NAME.monitor.onnx`` beside ``NAME.onnx``: the same answers, and what the drift checks
+            look at. At least 20 of ``samples`` become its baseline.
         dynamic_batch: keep the batch axis symbolic (ONNX only).
         skip: names of fold rules not to use.
+        prune: remove channels that are constant or that nobody reads, see :func:`bnfold.fold`.
         opset: of ONNX; None is the exporter's default.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint that the module was loaded from.
         metric: ``metric(outputs, labels) -> float`` in place of top-1, or ``FILE.py:NAME``.
+        batch_statistics: ``frame``: the last resort, BatchNorms that normalise each frame by its own spatial
+            statistics (see :mod:`bnfold.statistics.per_frame`).
         progress: called with the name of each stage as it begins.
 
     Returns:
@@ -122,11 +123,14 @@ def convert(
     tell = progress or _silent
     tell("folding")
     example_inputs = _detached(example_inputs)
+    exchanged: dict[str, int] = {}
+    if batch_statistics is not None:
+        module, exchanged = _by_frame(module, example_inputs, batch_statistics)
     skipped = (skip,) if isinstance(skip, str) else tuple(skip)
 
     def attempt(skipped: tuple[str, ...]) -> _Attempt:
         """Fold, and prove the fold and every file."""
-        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped)
+        folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped, prune=prune)
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs)
@@ -134,6 +138,7 @@ def convert(
         found = randomness.findings(folded.captured)
         if f.passed(found):
             found = gate.findings(module, folded.report) + assumed(normalisation, prepared)
+            found += [per_frame.marked(exchanged)] if exchanged else []
         if not f.passed(found):
             return _Attempt(folded, found)
         tell("computing the reference")
@@ -144,12 +149,12 @@ def convert(
         tell("comparing the fold")
         ours = folded.module
         proof.measure(TorchCandidate("fold", ours.body, ours.inputs, ours.outputs))
-        drafts = []
-        for target in request.targets:
-            tell(f"writing {target}")
-            exported = _export(target, folded, opset=opset, dynamic_batch=dynamic_batch)
-            found += exported.findings
-            drafts.append(_prove(target, exported, request, folded, prepared, proof, tell))
+        contents = _contents(module, folded, request, proof, found, per_frame.entries(exchanged))
+        drafts = [
+            draft.make(target, contents[role], request, folded, prepared, proof, tell, opset=opset)
+            for target, role in request.files
+        ]
+        found += [finding for one in drafts for finding in one.findings]
         return _Attempt(folded, found, proof, drafts)
 
     with single_thread():
@@ -164,14 +169,15 @@ def convert(
         return _stopped(request, folded, found)
     tell("writing the files")
     atomic.ensure_folder(request.folder)
-    artifacts = [_write(request, draft, found) for draft in made.drafts]
+    artifacts = [delivery.write(request, draft, found) for draft in made.drafts]
     return ConversionResult(
-        folded.report.batch_norms,
+        [*folded.report.batch_norms, *per_frame.entries(exchanged)],
         proof.parity,
         f.by_severity(found + proof.findings),
         artifacts,
         request.source,
         proof.yardstick.accuracy,
+        folded.report.pruned,
     )
 
 
@@ -182,7 +188,7 @@ class _Attempt:
     folded: FoldResult
     found: list[Finding]
     proof: Proof | None = None
-    drafts: list[_Draft] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
 
     def delicate(self) -> list[str]:
         """Where the parity failed: the rules used that may round more than the network itself does."""
@@ -206,184 +212,51 @@ def _with_less_rounding(rules: list[str]) -> Finding:
 # --- what stops a conversion -----------------------------------------------------------------------------
 
 
+def _contents(
+    module: nn.Module,
+    folded: FoldResult,
+    request: Request,
+    proof: Proof,
+    found: list[Finding],
+    exchanged: list[BatchNormEntry],
+) -> dict[str, draft.Content]:
+    """What each role's file holds: the folded graph, and the same with taps."""
+    entries = [*folded.report.batch_norms, *exchanged]
+    whole = monitor_graph.reference(module, folded)
+    ours = folded.module
+    recorded = whole.to_json() if whole.layers else None
+    contents = {"clean": draft.Content("clean", ours.body, ours.outputs, entries, recorded)}
+    if request.monitor:
+        tapped = taps.tap(folded)
+        seen = monitor_graph.monitored(whole, tapped, folded, proof.frames)
+        contents["monitor"] = draft.Content(
+            "monitor", tapped.body, tapped.outputs, entries, seen.to_json()
+        )
+        found += monitor_graph.unseen(tapped)
+    return contents
+
+
 def _stopped(request: Request, folded: FoldResult, found: list[Finding]) -> ConversionResult:
     """Nothing is written; what an earlier conversion left is pointed out."""
-    for target in request.targets:
-        found += _left_over(request.path(target))
+    for target, role in request.files:
+        found += delivery.left_over(request.path(target, role))
     return ConversionResult(
-        folded.report.batch_norms, [], f.by_severity(found), [], request.source, accuracy=None
+        folded.report.batch_norms, [], f.by_severity(found), [], request.source, pruned=folded.report.pruned
     )
 
 
-def _left_over(path: Path) -> list[Finding]:
-    if not path.exists():
-        return []
-    return [
-        Finding(
-            "BNF-V014",
-            "warning",
-            path.name,
-            f"{path.name} was there before and is left as it was: it is not from this conversion",
-            {},
-            "delete it, or do not ship it as the result of this conversion",
-        )
-    ]
-
-
-# --- one target ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A finished file that is not on the disk yet."""
-
-    target: str
-    data: bytes
-    passed: bool
-
-
-def _export(target: str, folded: FoldResult, *, opset: int | None, dynamic_batch: bool) -> Exported:
-    ours = folded.module
-    example = folded.captured.example
-    if target == "onnx":
-        from bnfold.export import onnx
-
-        return onnx.export(
-            ours.body, ours.inputs, ours.outputs, example, opset=opset, dynamic_batch=dynamic_batch
-        )
-    if target == "tflite":
-        from bnfold.export import tflite
-
-        return tflite.export(ours.body, ours.inputs, ours.outputs, example)
-    raise UsageError("BNF-U070", f"there is no target {target!r}", where="to")
-
-
-def _prove(
-    target: str,
-    exported: Exported,
-    request: Request,
-    folded: FoldResult,
-    normalisation: dict[str, Normalisation | None],
-    proof: Proof,
-    tell: Progress,
-) -> _Draft:
-    """Compare the exported file in every interpreter at hand, and complete it with its manifest."""
-    draft = _manifest(target, exported, request, folded, normalisation)
-    candidates = open_all(exported.data, draft)
-    passed = all(result.passed for result in proof.parity if result.candidate == "fold")
-    for candidate in candidates:
-        tell(f"comparing {target} in {candidate.runtime}")
-        passed = proof.measure(candidate) and passed
-        _note_run(draft["runs_on"], candidate)
-    draft["parity"] = proof.rows(target)
-    draft["noise_floor"] = {name: bound.noise_floor for name, bound in proof.yardstick.bounds.items()}
-    draft["golden"] = _golden(candidates[0].model, proof)
-    data = manifest_file.embed(exported.data, finite(draft))
-    if passed:
-        _replay(data, candidates)
-    return _Draft(target, data, passed)
-
-
-def _manifest(
-    target: str,
-    exported: Exported,
-    request: Request,
-    folded: FoldResult,
-    normalisation: dict[str, Normalisation | None],
-) -> Manifest:
-    """The manifest, but for what the comparison adds. Nothing in it depends on time, host or folder."""
-    path = request.source.get("path")
-
-    def tensor(spec: TensorSpec, names: Mapping[str, str]) -> dict[str, Any]:
-        return {
-            "name": spec.name,
-            "tensor": names[spec.name],
-            "shape": list(spec.shape),
-            "dtype": spec.dtype,
-        }
-
-    return {
-        "schema": manifest_file.SCHEMA,
-        "bnfold": __version__,
-        "name": request.name,
-        "target": target,
-        "role": "clean",
-        "precision": "fp32",
-        "source": {
-            "name": PurePath(path).name if path else None,
-            "sha256": request.source.get("sha256"),
-            "format": request.source.get("format"),
-        },
-        "libraries": dict(sorted(exported.libraries.items())),
-        "inputs": [
-            {**tensor(spec, exported.inputs), "normalisation": normalisation[spec.name]}
-            for spec in folded.captured.inputs
-        ],
-        "outputs": [tensor(spec, exported.outputs) for spec in folded.captured.outputs],
-        "labels": request.labels,
-        "batch_norms": [entry.to_json() for entry in folded.report.batch_norms],
-        "parity": [],
-        "noise_floor": {},
-        "runs_on": [dict(entry) for entry in exported.runs_on],
-        "drift_reference": None,
-        "golden": None,
-    }
-
-
-def _note_run(runs_on: list[dict[str, Any]], candidate: ArtifactCandidate) -> None:
-    """The interpreter that the file has just been run in, in place of a mere expectation."""
-    runtime, _, version = candidate.runtime.rpartition(" ")
-    entry = {"runtime": runtime, "version": version, "basis": "ran"}
-    for known in runs_on:
-        if (known["runtime"], known["version"]) == (runtime, version):
-            known.update(entry)
-            return
-    runs_on.append(entry)
-
-
-def _golden(model: Model, proof: Proof) -> dict[str, Any]:
-    """The first frame and what the file made of it here."""
-    inputs = proof.frames.first()
-    outputs = model.predict_raw(inputs)
-    exact = {spec.name: is_exact(spec.dtype) for spec in proof.captured.outputs}
-    # For integers the bound is a share of elements, and a golden answer is the same or another one.
-    tolerances = {
-        name: 0.0 if exact[name] else bound.tolerance for name, bound in proof.yardstick.bounds.items()
-    }
-    return golden.record(inputs, outputs, tolerances)
-
-
-def _replay(data: bytes, candidates: list[ArtifactCandidate]) -> None:
-    """The finished file once more, as a device will see it: manifest, names and golden frame belong together.
+def _by_frame(module: nn.Module, example_inputs: Any, how: str) -> tuple[nn.Module, dict[str, int]]:
+    """The network with BatchNorms that normalise each frame by itself.
 
     Raises:
-        InternalError: BNF-X050.
+        UsageError: BNF-U074 it is asked for in another way.
+        StatisticsError: as :func:`bnfold.statistics.per_frame.per_frame`.
     """
-    runtime = candidates[0].runtime
-    model = Model(data, manifest_file.parse(data), runtime=runtime.rpartition(" ")[0])
-    for check in model.self_test():
-        if not check.passed:
-            raise InternalError(
-                "BNF-X050",
-                f"the finished file gives {check.max_abs_error:.3g} off in output {check.output!r} "
-                f"where it was recorded (tolerance {check.tolerance:.3g})",
-                where=runtime,
-                fix="report it with the model",
-            )
-
-
-def _write(request: Request, draft: _Draft, found: list[Finding]) -> Artifact:
-    """One file under its final name, or as ``*.rejected``; a good one replaces an earlier rejected one."""
-    good, bad = request.path(draft.target), request.path(draft.target, rejected=True)
-    path = good if draft.passed else bad
-    if not draft.passed:
-        found += _left_over(good)
-    atomic.write(path, draft.data)
-    if draft.passed:
-        atomic.remove(bad)
-    return Artifact(
-        draft.target, "clean", path, hashlib.sha256(draft.data).hexdigest(), len(draft.data), "fp32"
-    )
+    if how != "frame":
+        raise UsageError(
+            "BNF-U074", f"batch statistics by {how!r} are not offered", where="batch statistics", fix="frame"
+        )
+    return per_frame.per_frame(module, example_inputs)
 
 
 def _detached(example_inputs: Any) -> Any:

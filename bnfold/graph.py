@@ -13,6 +13,8 @@ from torch.fx.node import map_aggregate, map_arg
 
 getitem = operator.getitem
 
+_SWITCHES = ("train", "training", "dropout_p")
+
 
 def arguments(node: fx.Node) -> dict[str, Any]:
     """The node's arguments by the name in the operator's schema, defaults filled in."""
@@ -128,9 +130,14 @@ def fill(root: nn.Module, target: str, tensor: torch.Tensor) -> None:
     root.register_buffer(name, tensor)
 
 
+def drop_dead_code(graph: fx.Graph) -> None:
+    """Drop nodes that nothing reads; the graph's inputs stay."""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
 def clean(body: fx.GraphModule) -> None:
     """Drop nodes and attributes that nothing reads, and regenerate the code."""
-    body.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    drop_dead_code(body.graph)
     body.delete_all_unused_submodules()
     used = {str(node.target) for node in body.graph.nodes if node.op == "get_attr"}
     for path, owner in list(body.named_modules()):
@@ -201,6 +208,18 @@ def module_path(node: fx.Node) -> str:
     path = list(stack.values())[-1][0] if stack else ""
     # torch.export numbers repeated calls of one module: "block@1.bn"
     return ".".join(part.split("@")[0] for part in path.split("."))
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether an operator draws random numbers.
+
+    torch tags those that do. Some of them draw on request only (dropout in eval mode, inside an LSTM, in
+    attention): a tagged operator counts unless its own arguments turn the drawing off.
+    """
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    given = arguments(node)
+    return all(given[name] for name in _SWITCHES if name in given)  # without a switch it always draws
 
 
 def operator_name(node: fx.Node) -> str:

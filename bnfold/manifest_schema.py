@@ -101,6 +101,9 @@ class _Check:
         for key in ("rules", "into"):
             self._each(entry, key, str, path)
         self._typed(entry, "reason", str, path, null=True)
+        for index, copy in enumerate(self._each(entry, "copies", dict, path) if "copies" in entry else []):
+            self._typed(copy, "weight", str, f"{path}copies[{index}].")
+            self._number(self._typed(copy, "bytes", int, f"{path}copies[{index}]."), f"{path}copies")
 
     def _parity(self, entry: dict[str, Any], path: str) -> None:
         for key in ("candidate", "runtime", "output", "frames_source"):

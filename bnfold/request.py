@@ -34,11 +34,19 @@ class Request:
     folder: Path
     name: str
     labels: list[str] | None
+    monitor: bool = False
     source: dict[str, str | None] = field(default_factory=dict)
 
-    def path(self, target: str, *, rejected: bool = False) -> Path:
-        """``NAME.onnx`` in the folder, or ``NAME.onnx.rejected``."""
-        return self.folder / f"{self.name}.{target}{'.rejected' if rejected else ''}"
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """Target and role of every file to write."""
+        roles = ("clean", "monitor") if self.monitor else ("clean",)
+        return [(target, role) for target in self.targets for role in roles]
+
+    def path(self, target: str, role: str = "clean", *, rejected: bool = False) -> Path:
+        """``NAME.onnx`` or ``NAME.monitor.onnx`` in the folder; ``*.rejected`` where it failed."""
+        middle = "" if role == "clean" else f".{role}"
+        return self.folder / f"{self.name}{middle}.{target}{'.rejected' if rejected else ''}"
 
 
 def check_request(
@@ -63,8 +71,6 @@ def check_request(
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
             target with.
     """
-    if monitor:
-        raise UsageError("BNF-U004", "monitor is not built yet in this version", fix="leave monitor out")
     if precision in PLANNED_PRECISIONS:
         raise UsageError(
             "BNF-U004", f"precision {precision} is not built yet in this version", fix="precision fp32"
@@ -108,6 +114,7 @@ def check_request(
         folder,
         name,
         _checked_labels(labels),
+        monitor,
         {
             key: None if given.get(key) is None else encodable(str(given[key]))
             for key in ("path", "sha256", "format")

@@ -34,6 +34,18 @@ def configure(parser: CommandParser) -> None:
     parser.option(
         "--skip", default=[], action="append", metavar="RULE", help="fold without this rule; repeatable"
     )
+    parser.option(
+        "--prune",
+        action="store_true",
+        default=False,
+        help="remove channels that are constant (dead) or read by nobody",
+    )
+    parser.option(
+        "--batch-statistics",
+        choices=("frame",),
+        metavar="frame",
+        help="the last resort: BatchNorms normalise each frame by its own statistics",
+    )
     _add_artifact_options(parser)
     preparation.add_options(parser, labels=True)
     proof = parser.add_argument_group("proof")
@@ -76,14 +88,17 @@ def _add_artifact_options(parser: CommandParser) -> None:
         metavar="fp32",
         help="only fp32 so far",
     )
-    # Designed, not built: taken so that it can be refused by name, and shown in no help.
-    parser.option("--monitor", action="store_true", default=False, help=argparse.SUPPRESS)
+    parser.option(
+        "--monitor",
+        group=group,
+        action="store_true",
+        default=False,
+        help="also NAME.monitor.*: the same answers, and what bnfold drift looks at",
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Load, convert, report."""
-    if options.monitor:
-        raise UsageError("BNF-U004", "--monitor is not built yet in this version", fix="leave --monitor out")
     normalisation = preparation.normalisation(options, options.input)
     labels = preparation.labels(options.labels)
 
@@ -105,11 +120,14 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         normalisation=normalisation,
         labels=labels,
         precision=options.precision,
+        monitor=options.monitor,
         dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),
+        prune=options.prune,
         opset=options.opset,
         source={"path": options.checkpoint, "sha256": checkpoint.sha256, "format": checkpoint.format},
         metric=options.metric,
+        batch_statistics=options.batch_statistics,
         progress=context.progress,
     )
     document: dict[str, Any] = dict(result.to_json())

@@ -24,13 +24,14 @@ COMMANDS = {
     "bench": "how long one frame takes here, start and memory",
     "audit": "what a checkpoint's population statistics show, without data",
     "diagnose": "why a network is wrong in eval mode, told from frames",
+    "drift": "whether frames look like what the network was trained on",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
 
 # Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("recalibrate", "drift", "monitor")
+PLANNED = ("recalibrate", "monitor")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -141,9 +141,9 @@ def _outputs(model: Model, wanted: str | None) -> list[str]:
     Raises:
         UsageError: BNF-U062 there is no such output.
     """
-    names = [spec.name for spec in model.outputs]
     if wanted is None:
-        return names
+        return [spec.name for spec in model.answers]
+    names = [spec.name for spec in model.outputs]
     if wanted not in names:
         raise UsageError(
             "BNF-U062", f"no output {wanted!r}", where="--output", fix=f"name one of {', '.join(names)}"

@@ -42,10 +42,23 @@ def test_composition_and_split() -> None:
 
 
 def test_a_scale_near_zero_is_not_split() -> None:
-    assert Affine(np.array([1.0, 0.0]), np.ones(2)).scale_after_shift() is None
+    assert Affine(np.zeros(2), np.ones(2)).scale_after_shift() is None
     assert Affine(np.array([1.0, 1e-9]), np.ones(2)).scale_after_shift() is None
 
 
 def test_what_does_nothing() -> None:
     assert Affine.identity(3).is_identity
     assert not Affine(np.ones(1), np.zeros(1), np.zeros((1, 2))).is_identity
+
+
+def test_a_dead_channel_keeps_its_shift_where_the_split_is() -> None:
+    affine = Affine(np.array([2.0, 0.0]), np.array([6.0, 5.0]))
+    split = affine.scale_after_shift()
+    assert split is not None
+    scale, shift = split
+    assert scale.scale.tolist() == [2.0, 0.0]
+    assert scale.shift.tolist() == [0.0, 5.0]
+    assert shift.shift.tolist() == [3.0, 0.0]
+    both = scale.after(shift)
+    assert np.array_equal(both.scale, affine.scale)
+    assert np.array_equal(both.shift, affine.shift)

@@ -110,7 +110,7 @@ def test_the_document_is_the_one_of_the_design(both: tuple[ConversionResult, Pat
     for row in document["parity"]:
         assert set(row) == {
             *("candidate", "runtime", "output", "frames", "frames_source"),
-            *("max_abs_error", "noise_floor", "tolerance", "passed"),
+            *("max_abs_error", "noise_floor", "tolerance", "passed", "role"),
         }
         assert (row["output"], row["frames"], row["frames_source"]) == ("output", 20, "samples")
         assert row["max_abs_error"] <= row["tolerance"] < 1e-4
@@ -186,6 +186,31 @@ def test_a_symbolic_batch_is_proven_with_several_frames(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = built(Small)(torch.tensor(inputs)).numpy()
     assert np.abs(model.predict_raw(inputs)["output"] - expected).max() < 1e-5
+
+
+def test_pruned_files_are_smaller_and_compute_the_same(tmp_path: Path) -> None:
+    module = built(Small)
+    with torch.no_grad():
+        module.bn1.weight[[0, 2, 5]] = 0.0
+        module.bn1.bias[[0, 2, 5]] = torch.tensor([-1.0, 2.0, 3.0])
+        module.bn2.weight[1], module.bn2.bias[1] = 0.0, 0.5
+    whole = convert(module, tmp_path / "whole", to=("onnx", "tflite"))
+    result = convert(module, tmp_path / "pruned", to=("onnx", "tflite"), prune=True)
+    assert whole.passed
+    assert result.passed
+    assert whole.pruned is None
+    assert result.to_json()["pruned"]["layers"] == [
+        {"name": "conv1", "channels": 6, "removed": [0, 2, 5], "left": [], "reader": None},
+        {"name": "conv2", "channels": 4, "removed": [1], "left": [], "reader": None},
+    ]
+    inputs = frames(5)
+    with torch.no_grad():
+        expected = module(torch.tensor(inputs)).numpy()
+    for big, small in zip(whole.artifacts, result.artifacts, strict=True):
+        assert small.size_bytes < big.size_bytes
+        model = bnfold.open(small.path)
+        found = np.concatenate([model.predict_raw(one[None])["output"] for one in inputs])
+        assert np.abs(found - expected).max() < 1e-5
 
 
 def test_without_samples_it_is_called_unproven(tmp_path: Path) -> None:
@@ -461,7 +486,6 @@ def test_example_inputs_that_require_gradients_are_taken_without_a_warning(tmp_p
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"monitor": True}, "BNF-U004"),
         ({"precision": "fp16"}, "BNF-U004"),
         ({"precision": "int8"}, "BNF-U004"),
         ({"precision": "fp8"}, "BNF-U071"),
@@ -561,3 +585,33 @@ def test_a_fold_that_rounds_too_much_is_made_again_with_less(
     monkeypatch.undo()
     leanest = bnfold.convert(module, (torch.zeros(1, 3, 4, 5),), output=tmp_path, name="net")
     assert [entry.rules for entry in leanest.batch_norms] == [["threshold-forward", "conv-forward"]]
+
+
+# --- the last resort -------------------------------------------------------------------------------------
+
+
+def test_batch_statistics_by_frame_answer_where_the_population_is_nan(tmp_path: Path) -> None:
+    module = built(Small)
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            assert child.running_mean is not None
+            child.running_mean.fill_(torch.nan)
+    assert not convert(module, tmp_path / "a").passed
+    result = convert(module, tmp_path / "b", batch_statistics="frame")
+    assert result.passed
+    assert {entry.status for entry in result.batch_norms} == {"kept"}
+    assert [found.code for found in result.findings if found.severity == "warning"][:1] == ["BNF-A036"]
+    said = manifest.read(tmp_path / "b" / "net.onnx")["batch_norms"]
+    assert all("each frame by its own statistics" in entry["reason"] for entry in said)
+    one = frames(1, seed=11)[0]
+    one = one if one.ndim == 4 else one[None]
+    answer = bnfold.open(tmp_path / "b" / "net.onnx").predict_raw(one)["output"]
+    module.train()
+    with torch.no_grad():
+        np.testing.assert_allclose(answer, module(torch.from_numpy(one)).numpy(), atol=1e-4)
+
+
+def test_other_batch_statistics_are_not_offered(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        convert(built(Small), tmp_path, batch_statistics="batch")
+    assert caught.value.code == "BNF-U074"

@@ -70,6 +70,12 @@ CHANGES: dict[str, Callable[[Document], object]] = {
     "batch_norms[0].status is list": lambda d: d["batch_norms"][0].update(status=["folded"]),
     "batch_norms[0].rules[1] is int": lambda d: d["batch_norms"][0]["rules"].append(3),
     "batch_norms[0].into is str": lambda d: d["batch_norms"][0].update(into="c"),
+    "batch_norms[0].copies[0] is str": lambda d: d["batch_norms"][0].update(copies=["c"]),
+    "batch_norms[0].copies[0].weight is missing": lambda d: d["batch_norms"][0].update(copies=[{"bytes": 1}]),
+    "copies[0].bytes is float": lambda d: d["batch_norms"][0].update(copies=[{"weight": "c", "bytes": 1.5}]),
+    "copies is too large": lambda d: d["batch_norms"][0].update(
+        copies=[{"weight": "c", "bytes": 10**400}]
+    ),
     "runs_on[0].version is missing": lambda d: d["runs_on"][0].pop("version"),
     "golden.inputs.x.shape is [999999, 2]": lambda d: d["golden"]["inputs"]["x"].update(shape=[999999, 2]),
     "golden.outputs.y.shape is [1048577]": lambda d: d["golden"]["outputs"]["y"].update(shape=[2**20 + 1]),

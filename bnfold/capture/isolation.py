@@ -154,11 +154,6 @@ def _second_answer(module: nn.Module, args: tuple[Any, ...]) -> Any:
     return run(module, args)
 
 
-def is_random(operator: Any) -> bool:
-    """Whether an operator draws random numbers."""
-    return torch.Tag.nondeterministic_seeded in getattr(operator, "tags", ())
-
-
 def _other(leaf: Any) -> Any:
     """Another input of the same kind; whole numbers are only put in another order: they may be indices."""
     if not isinstance(leaf, torch.Tensor):

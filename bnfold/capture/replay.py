@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from bnfold import graph as g
 from bnfold.capture.failures import definition
-from bnfold.capture.isolation import is_random, private_copy, run, run_stateless
+from bnfold.capture.isolation import private_copy, run, run_stateless
 from bnfold.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def require_same_answer(
             return  # then so may the graph
     else:
         expected = run_stateless(module, args)
-    if any(is_random(node.target) for node in captured.body.graph.nodes):
+    if any(g.draws(node) for node in captured.body.graph.nodes):
         return
     tensors = [leaf for leaf in pytree.tree_leaves(args) if isinstance(leaf, torch.Tensor)]
     wanted = [leaf for leaf in pytree.tree_leaves(expected) if isinstance(leaf, torch.Tensor)]

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,14 @@ def read(
         CheckpointError: codes in `bnfold.checkpoint`; no code of the file has run, unless it was trusted.
         UsageError: U050, the digest given is none.
     """
-    path = Path(path)
+    return _read(Path(path), [Path.cwd()] if trust_pickle else [], sha256)
+
+
+def _read(path: Path, trusted: Sequence[Path], sha256: str | None) -> Checkpoint:
+    """The checkpoint; its pickle is trusted where ``trusted`` names folders to look its classes up in.
+
+    The first folder that has a module is taken, before anything that is installed.
+    """
     container = content.examine(path)
     before = _identity(path)
     if sha256 is not None:
@@ -73,7 +80,10 @@ def read(
         else:
             if container == "legacy" or (container == "zip" and not archive.check(path)):
                 notes.append(_no_checksums(path))
-            found = pickles.unpickle(path, container, trust=trust_pickle)
+            with ExitStack() as findable:
+                for folder in reversed(trusted):
+                    findable.enter_context(importable(folder))
+                found = pickles.unpickle(path, container, trust=bool(trusted))
     usable, unusable = find(path, found)
     if _identity(path) != before:
         raise CheckpointError(
@@ -83,7 +93,7 @@ def read(
             fix="wait until what writes it (training? a download?) is done, or read a copy",
         )
     kind = "safetensors" if container == "safetensors" else "torch"
-    if trust_pickle and kind == "torch":
+    if trusted and kind == "torch":
         notes.append(_trusted(path))
     return Checkpoint(path, kind, digest.result(), usable, unusable, notes)
 
@@ -144,9 +154,10 @@ def load_with_notes(
     sha256: str | None = None,
 ) -> Loaded:
     """Like `load`, and says what it had to decide: the notes L101 to L108 of `bnfold.checkpoint`."""
-    found_beside = importable(home(model)) if trust_pickle and isinstance(model, str) else nullcontext()
-    with found_beside:  # a pickle that names the model's classes finds them where the model is found
-        checkpoint = read(path, trust_pickle=trust_pickle, sha256=sha256)
+    trusted = [Path.cwd()] if trust_pickle else []
+    if trust_pickle and isinstance(model, str):
+        trusted.insert(0, home(model))  # a pickle finds the model's classes where the model is found
+    checkpoint = _read(Path(path), trusted, sha256)
     entries = checkpoint.pick(state)
     used = state or checkpoint.default or ""  # pick has found it
     module = build(model, model_args)

@@ -7,14 +7,12 @@ import pickletools
 import re
 import warnings
 import zipfile
-from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
 from bnfold.checkpoint import opcodes
 from bnfold.checkpoint.content import Container
 from bnfold.errors import CheckpointError
-from bnfold.modelspec import importable
 from bnfold.wording import clip, clip_path, close, count, first_line, some
 
 # How torch's loader words what it refuses. The class stands in the first group.
@@ -62,8 +60,7 @@ def unpickle(path: Path, container: Container, *, trust: bool) -> object:
             # torch comments on pickle protocols and storage classes; what matters becomes an error below
             warnings.simplefilter("ignore")
             # An open file: given a path, torch would go by its ending
-            # What a trusted file names is looked up as for --model: in the current folder too
-            with path.open("rb") as file, importable(Path.cwd()) if trust else nullcontext():
+            with path.open("rb") as file:
                 return torch.load(file, map_location="cpu", weights_only=not trust)
     # A damaged stream, or a trusted pickle's own code, can raise anything at all, SystemExit included
     except (Exception, SystemExit) as error:

@@ -12,12 +12,13 @@ import torch
 from torch import fx, nn
 
 from bnfold.errors import ExportError, InternalError, PlatformError
-from bnfold.export import SIZE_LIMIT, Exported, rewrite, rewrite_onnx
+from bnfold.export import SIZE_LIMIT, Exported, forms, rewrite, rewrite_onnx, shapes
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
 from bnfold.export.onnx_names import distinct_names, rename_tensors
 from bnfold.export.quiet import quiet, same_randomness
 from bnfold.export.source import check_size, library_versions, private_copy, propagate, require_no_batch_norm
+from bnfold.garbage import rarely_collected
 from bnfold.signature import TensorSpec
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ keeps opset 18, with a warning only, where it fails."""
 _BATCH = "batch"
 
 
+@rarely_collected()
 def export(
     body: nn.Module,
     inputs: tuple[TensorSpec, ...],
@@ -71,17 +73,20 @@ def export(
             fix=f"leave the option out (opset {DEFAULT_OPSET}), or name one of these",
         )
     check_size(body, "ONNX")
-    shapes = None
+    symbols = None
     if dynamic_batch:
         example = tuple(_batch_of(tensor, spec, 2) for tensor, spec in zip(example, inputs, strict=True))
-        shapes = _symbolic_shapes(inputs)
-    module = private_copy(body, inputs, outputs, example, shapes)
+        symbols = _symbolic_shapes(inputs)
+    module = private_copy(body, inputs, outputs, example, symbols)
     require_no_batch_norm(module)  # here, since the exporter folds a plain pair on its own
     with quiet() as printed, same_randomness():
-        if shapes is None:
+        if symbols is None:
             propagate(module, example)
+            shapes.shorten(module)
+        forms.choose(module, forms.ONNX)
+        if symbols is None:
             rewrite.apply(module, rewrite_onnx.REWRITES, "ONNX")
-        model = _translate(module, example, shapes, wanted)
+        model = _translate(module, example, symbols, wanted)
     _strip(model)
     file_inputs, file_outputs = _name(model, inputs, outputs)
     data = _serialize(model, wanted)

@@ -191,7 +191,8 @@ def _restore_logger(
     logger: logging.Logger, handlers: list[logging.Handler], level: int, propagate: bool
 ) -> None:
     logger.handlers[:] = handlers
-    logger.setLevel(level)
+    if logger.level != level:  # each setting clears the caches of all loggers, of which there are hundreds
+        logger.setLevel(level)
     logger.propagate = propagate
 
 

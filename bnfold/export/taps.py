@@ -1,9 +1,9 @@
 """Where in a folded graph the values that a BatchNorm normalised can still be seen.
 
-A monitored artifact gives, beside the answers, the mean of each channel of such values. What a BatchNorm gave
-(its output) exists where it was folded backward: the layer before it computes just that. What it was given
-(its input) exists where it was folded forward, or is left. Of branches that were merged into one convolution
-neither exists.
+A monitored artifact gives, beside the answers, the mean of each channel of what every BatchNorm gave. That
+value exists where the BatchNorm was folded backward: the layer before it computes just that. What it was
+given exists where it was folded forward, or is left; scale and shift are then applied to the means, which are
+few numbers. Of branches that were merged into one convolution neither exists.
 
 Which node of the folded graph is which is found by moving numbers through both graphs, not from what the
 rules say.
@@ -20,9 +20,10 @@ import torch
 from torch import fx
 
 from bnfold import graph as g
+from bnfold.affine import Affine
 from bnfold.fold import FoldResult
 from bnfold.fold.certificate import unseen_inputs
-from bnfold.fold.site import BATCH_NORMS
+from bnfold.fold.site import BATCH_NORMS, find_sites
 from bnfold.signature import TensorSpec
 
 aten = torch.ops.aten
@@ -76,28 +77,65 @@ def tap(folded: FoldResult) -> Tapped:
     output = body.graph.output_node()
     results = list(output.args[0])  # type: ignore[arg-type]
     specs = list(folded.module.outputs)
+    affines = {site.entry.name: site.affine for site in find_sites(folded.captured)}
+    frames = _frames(folded)
     for number, place in enumerate(taps):
         source = by_name[place.node]
         with body.graph.inserting_before(output):
-            results.append(_means(body.graph, source))
-        batch = folded.module.inputs[0].shape[0] if folded.module.inputs[0].shape else None
-        shape = (batch, place.channels)
-        specs.append(TensorSpec(f"tap.{number}", shape, g.dtype_name(g.dtype(source))))
+            made = _Means(body, source, place, frames)
+            results.append(made.node if place.of == "output" else made.through(affines[place.layer], number))
+        kind = g.dtype_name(g.dtype(source))
+        specs.append(TensorSpec(f"tap.{number}", (folded.module.inputs[0].shape[0], place.channels), kind))
     output.args = (tuple(results),)
     body.graph.lint()
     body.recompile()
     return Tapped(body, tuple(specs), taps, left_out)
 
 
-def _means(graph: fx.Graph, source: fx.Node) -> fx.Node:
-    """The mean of each channel of each frame, (batch, channels)."""
-    value = g.value(source)
-    if value.dim() == 2:  # a copy: an exporter may not give one tensor two names
-        node = graph.call_function(aten.clone.default, (source,))
-    else:
-        node = graph.call_function(aten.mean.dim, (source, list(range(2, value.dim()))))
-    node.meta["val"] = value if value.dim() == 2 else value.mean(list(range(2, value.dim())))
-    return node
+def _frames(folded: FoldResult) -> int:
+    """Frames per call, as the graph was captured."""
+    return int(folded.captured.example[0].shape[0])
+
+
+class _Means:
+    """The node that computes the mean of each channel of each frame, (frames, channels)."""
+
+    def __init__(self, body: fx.GraphModule, source: fx.Node, place: Tap, frames: int) -> None:
+        self._body = body
+        value = g.value(source)
+        rows = g.shape(source)[0] // frames  # several rows of a frame: its steps or its tokens
+        node = source
+        if rows > 1:
+            node = self._call(aten.reshape.default, node, [-1, rows, *value.shape[1:]])
+            node = self._call(aten.mean.dim, node, [1, *range(3, value.dim() + 1)])
+        elif value.dim() > 2:
+            node = self._call(aten.mean.dim, node, list(range(2, value.dim())))
+        else:  # a copy: an exporter may not give one tensor two names
+            node = self._call(aten.clone.default, node)
+        self.node = node
+        self._place = place
+
+    def _call(self, operator: Any, *arguments: Any) -> fx.Node:
+        node = self._body.graph.call_function(operator, arguments)
+        values = [g.value(a) if isinstance(a, fx.Node) else a for a in arguments]
+        node.meta["val"] = operator(*values)
+        return node
+
+    def through(self, affine: Affine | None, number: int) -> fx.Node:
+        """The mean of what the BatchNorm makes of it: an affine map of a mean is the mean of the map."""
+        assert affine is not None, "a BatchNorm without one is left out"
+        kind = g.dtype(self.node)
+        mode = g.value(self.node).fake_mode  # type: ignore[attr-defined]
+        constants = []
+        for name, values in (("scale", affine.scale), ("shift", affine.shift)):
+            target = f"tap_{number}_{name}"
+            tensor = torch.from_numpy(values).to(kind)
+            self._body.register_buffer(target, tensor)
+            constant = self._body.graph.get_attr(target)
+            constant.meta["val"] = mode.from_tensor(tensor)
+            constants.append(constant)
+        scaled = self._call(aten.mul.Tensor, self.node, constants[0])
+        return self._call(aten.add.Tensor, scaled, constants[1])
 
 
 def find(folded: FoldResult) -> tuple[list[Tap], dict[str, str]]:
@@ -114,6 +152,7 @@ def find(folded: FoldResult) -> tuple[list[Tap], dict[str, str]]:
         _compare(folded.module.body, inputs, wanted, found)
     taps: list[Tap] = []
     left_out: dict[str, str] = {}
+    frames = _frames(folded)
     for entry, site, search in zip(entries, sites, found, strict=True):
         place = search.best() if entry.status != "refused" else None
         if place is None:
@@ -124,8 +163,11 @@ def find(folded: FoldResult) -> tuple[list[Tap], dict[str, str]]:
             )
             continue
         of, node = place
-        _, channels, *spatial = g.shape(site)
-        taps.append(Tap(entry.name, of, node, channels, math.prod(spatial)))
+        rows, channels, *spatial = g.shape(site)
+        if rows % frames:
+            left_out[entry.name] = f"it has {rows} rows for {frames} frames"
+            continue
+        taps.append(Tap(entry.name, of, node, channels, rows // frames * math.prod(spatial)))
     return taps, left_out
 
 

@@ -10,7 +10,16 @@ import torch
 from torch import fx, nn
 
 from bnfold.errors import ExportError, InternalError, PlatformError
-from bnfold.export import SIZE_LIMIT, Exported, rewrite, rewrite_conv, rewrite_pool, rewrite_resize
+from bnfold.export import (
+    SIZE_LIMIT,
+    Exported,
+    forms,
+    rewrite,
+    rewrite_conv,
+    rewrite_pool,
+    rewrite_resize,
+    shapes,
+)
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
 from bnfold.export.quiet import quiet, same_randomness
@@ -23,11 +32,13 @@ from bnfold.export.source import (
     without_user_names,
 )
 from bnfold.export.tflite_inspect import Description, describe, operator_table, unknown_operators
+from bnfold.garbage import rarely_collected
 from bnfold.signature import TensorSpec
 
 REWRITES = (*rewrite_conv.REWRITES, *rewrite_pool.REWRITES, *rewrite_resize.REWRITES)
 
 
+@rarely_collected()
 def export(
     body: nn.Module,
     inputs: tuple[TensorSpec, ...],
@@ -64,6 +75,8 @@ def export(
             propagate(module, example)
         except Exception as error:
             raise explain(error, module, "tflite") from error
+        shapes.shorten(module)
+        forms.choose(module, forms.TFLITE)
         rewrite.apply(module, REWRITES, "TFLite")
         data = _convert(module, example, _needs_64_bits(inputs, outputs))
         description = describe(data)

@@ -23,6 +23,7 @@ from bnfold.fold.rules import Rule, all_rules
 from bnfold.fold.site import Site, find_sites
 from bnfold.numerics import max_abs
 from bnfold.statistics.checks import explained
+from bnfold.wording import count
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def fold(
     *,
     dynamic_batch: bool = False,
     skip: Iterable[str] = (),
+    prune: bool = False,
 ) -> FoldResult:
     """Freeze the population statistics of every BatchNorm and fold them into neighbouring layers.
 
@@ -57,6 +59,8 @@ def fold(
         example_inputs: positional arguments of ``forward``; tensors of the shapes to convert for.
         dynamic_batch: keep the batch axis symbolic.
         skip: names of rules not to use.
+        prune: also remove channels that are constant (dead channels, s = 0) or that nobody reads, on both
+            sides, where that does not change the answer. Inputs and outputs keep their shapes.
 
     Returns:
         The folded module and the report. Statistics that cannot be frozen do not raise: that BatchNorm is
@@ -68,7 +72,8 @@ def fold(
 
     Source: Ioffe and Szegedy (2015), section 3.1, for inference with population statistics; Jacob et al.,
     "Quantization and Training of Neural Networks" (2018), section 3.2, for folding into weights. Moving an
-    affine until it disappears, with separate legality for scale and shift, is described in docs/algebra.md.
+    affine until it disappears, with separate legality for scale and shift, is described in docs/algebra.md;
+    so is pruning.
     """
     if not isinstance(module, nn.Module):
         raise UsageError(
@@ -82,21 +87,26 @@ def fold(
     captured = capture(module, example_inputs, dynamic_batch=dynamic_batch)
     seconds = {"capture": time.perf_counter() - started, "fold": 0.0, "certificate": 0.0}
     undone: dict[int, float] = {}
+    unpruned: Certificate | None = None
     while True:
         started = time.perf_counter()
         sites = find_sites(captured)
         unusable = frozenset(site.node for site in sites if not site.reproducible)
-        folded = Engine(captured, sites, rules, frozen_in_place=frozenset(undone)).run()
+        folded = Engine(captured, sites, rules, frozen_in_place=frozenset(undone), prune=prune).run()
         seconds["fold"] += time.perf_counter() - started
         started = time.perf_counter()
         certificate = certify(captured, folded.body, unusable, [site.cancels for site in sites])
         seconds["certificate"] += time.perf_counter() - started
         failed = [number for number in certificate.failed_sites() if number not in undone]
+        if prune and (failed or certificate.network_failed):
+            prune, unpruned = False, certificate
+            continue
         if not failed:
             break
         undone.update((number, certificate.sites[number]) for number in failed)
     report = _report(sites, certificate, undone, seconds, finite=_has_finite_constants(captured))
-    report.findings = by_severity(report.findings + _out_of_range(folded))
+    report.pruned = folded.pruned
+    report.findings = by_severity(report.findings + _out_of_range(folded) + _of_pruning(folded, unpruned))
     _round(folded)
     return FoldResult(FoldedModule(folded.body, captured.structure), report, captured)
 
@@ -149,7 +159,7 @@ def _report(
                 "compare on real frames: bnfold verify --samples",
             )
         )
-    if certificate.network is not None and not certificate.network <= certificate.tolerance:
+    if certificate.network_failed:
         findings.append(
             Finding(
                 "BNF-X003",
@@ -201,15 +211,49 @@ def _out_of_range(folded: Folded) -> list[Finding]:
     return findings
 
 
+def _of_pruning(folded: Folded, unpruned: Certificate | None) -> list[Finding]:
+    """What pruning removed, or that it failed its replay."""
+    if unpruned is not None:
+        error = max([*unpruned.sites.values(), unpruned.network or 0.0])
+        return [
+            Finding(
+                "BNF-X004",
+                "error",
+                "",
+                f"pruning failed its replay in float64 (relative error {error:.3g}) and was undone",
+                {"max_rel_error": error},
+                "this is a bug in bnfold: please report it with the model; without pruning it is right",
+            )
+        ]
+    if folded.pruned is None or not folded.pruned.removed:
+        return []
+    layers = [layer for layer in folded.pruned.layers if layer.removed]
+    return [
+        Finding(
+            "BNF-A034",
+            "info",
+            layers[0].name,
+            f"{count(folded.pruned.removed, 'channel')} of {count(len(layers), 'layer')} pruned, constant or "
+            f"read by nobody: the weights are {count(folded.pruned.weight_bytes, 'byte')} smaller",
+            {"channels_removed": folded.pruned.removed, "weight_bytes_saved": folded.pruned.weight_bytes},
+            "nothing to do: the answers are the same",
+        )
+    ]
+
+
 def _round(folded: Folded) -> None:
-    """Round the new constants, once, and make all others the module's own."""
+    """Round the new constants, once, and make all others the module's own.
+
+    In the order of their axes: litert-torch may read other ones after their memory has been given back.
+    """
     for node in folded.body.graph.nodes:
         if node.op != "get_attr":
             continue
         name = str(node.target)
         tensor = g.fetch(folded.body, name).detach()
         dtype = folded.rounding.get(name)
-        g.fill(folded.body, name, tensor.clone() if dtype is None else tensor.to(dtype))
+        own = tensor.to(tensor.dtype if dtype is None else dtype, copy=True)
+        g.fill(folded.body, name, own.contiguous())
     for node in folded.body.graph.nodes:
         for key in ("reference", "sites", "left_by"):
             node.meta.pop(key, None)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import fx
 
 from bnfold import graph as g
 from bnfold.fold.body import Body
 from bnfold.fold.pending import USER, Owners
 from bnfold.fold.plan import Step
+from bnfold.fold.report import WeightCopy
 from bnfold.fold.site import Site
 
 
@@ -52,8 +54,10 @@ class Account:
         for owner in owners:
             self._sites[owner].entry.reason = "; ".join(dict.fromkeys(refusals))
 
-    def settle(self, graph: fx.Graph) -> None:
-        """Count what is left in the lowered graph, by the BatchNorm that answers for it."""
+    def settle(self, body: Body) -> None:
+        """Count what is left in the lowered graph, by the BatchNorm that answers for it, and the copies."""
+        self._count_copies(body)
+        graph = body.graph
         left = dict.fromkeys([USER, *range(len(self._sites))], 0)
         for node in graph.nodes:
             if "left_by" in node.meta:
@@ -83,3 +87,23 @@ class Account:
                 while left[owner] > left[other] + 1:
                     left[owner] -= 1
                     left[other] += 1
+
+    def _count_copies(self, body: Body) -> None:
+        """Weights of which several versions are left; the original, or the first, is no copy."""
+        versions: dict[str, dict[str, set[fx.Node]]] = {}
+        for node in body.graph.nodes:
+            for source in node.all_input_nodes:
+                if source.op == "get_attr" and g.value(source).ndim > 1:  # a bias is too small to tell of
+                    name = str(source.target)
+                    original = body.made_of.get(name, name)
+                    versions.setdefault(original, {}).setdefault(name, set()).add(node)
+        for original, readers in versions.items():
+            kept = original if original in readers else next(iter(readers))
+            for name in (version for version in readers if version != kept):
+                weight = g.fetch(body.module, name)
+                dtype: torch.dtype = body.rounding.get(name, weight.dtype)
+                copy = WeightCopy(original, weight.numel() * dtype.itemsize)
+                for owner in {number for reader in readers[name] for number in reader.meta["sites"]}:
+                    entry = self._sites[owner].entry
+                    if any(g.layer_name(reader) in entry.into for reader in readers[name]):
+                        entry.copies.append(copy)

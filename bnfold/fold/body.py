@@ -27,6 +27,7 @@ class Body:
         module: the graph; new constants are float64 buffers.
         pending, owners: by the node that stands for a pending affine, the affine and whose it is.
         rounding: dtype that each new constant is to be rounded to.
+        made_of: the constant of the captured graph that a new one took the place of.
     """
 
     def __init__(self, captured: fx.GraphModule) -> None:
@@ -35,6 +36,7 @@ class Body:
         self.pending: dict[fx.Node, Pending] = {}
         self.owners: dict[fx.Node, Owners] = {}
         self.rounding: dict[str, torch.dtype] = {}
+        self.made_of: dict[str, str] = {}
         for node in self.graph.nodes:
             node.meta["reference"], node.meta["sites"] = node.name, frozenset()
 
@@ -99,17 +101,20 @@ class Body:
             self.graph.erase_node(operator)
             operator = new
         self.set_weights(operator, move.weights)
+        for name, value in move.settings.items():
+            g.set_argument(operator, name, value)
         return operator
 
     def set_weights(self, operator: fx.Node, weights: Mapping[str, Array]) -> None:
         """Give the call constants of its own; other calls that share the old ones are not touched."""
         for name, array in weights.items():
             old = g.argument_at(operator, name)
-            if isinstance(old, fx.Node) and old.op == "get_attr":
-                base = _unfolded(str(old.target))
-            else:
-                base = f"{_home(operator)}.{name}"
-            g.set_argument(operator, name, self.constant(operator, base, array, g.dtype(operator)))
+            stored = str(old.target) if isinstance(old, fx.Node) and old.op == "get_attr" else None
+            base = f"{_home(operator)}.{name}" if stored is None else _unfolded(stored)
+            new = self.constant(operator, base, array, g.dtype(operator))
+            if stored is not None:
+                self.made_of[str(new.target)] = self.made_of.get(stored, stored)
+            g.set_argument(operator, name, new)
 
     def constant(self, reader: fx.Node, base: str, array: Array, dtype: torch.dtype) -> fx.Node:
         """A new constant before ``reader``. One that equals an earlier new one is not stored twice."""

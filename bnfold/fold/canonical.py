@@ -53,6 +53,31 @@ def use_linear(graph: fx.Graph, constants: Constants, pending: Container[fx.Node
         graph.erase_node(node)
 
 
+_ALIASES = {
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.multiply.Scalar: aten.mul.Scalar,
+    aten.divide.Tensor: aten.div.Tensor,
+    aten.divide.Scalar: aten.div.Scalar,
+    aten.true_divide.Tensor: aten.div.Tensor,
+    aten.true_divide.Scalar: aten.div.Scalar,
+    aten.subtract.Tensor: aten.sub.Tensor,
+    aten.subtract.Scalar: aten.sub.Scalar,
+    aten.negative.default: aten.neg.default,
+    aten.absolute.default: aten.abs.default,
+    aten.clip.default: aten.clamp.default,
+    aten.clip.Tensor: aten.clamp.Tensor,
+    aten.max.other: aten.maximum.default,
+    aten.min.other: aten.minimum.default,
+}
+
+
+def use_one_name(graph: fx.Graph) -> None:
+    """torch.multiply is torch.mul: one name for operators that have several, with the same arguments."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.target = _ALIASES.get(node.target, node.target)
+
+
 def use_shapes(graph: fx.Graph) -> None:
     """Write ``x.reshape_as(y)`` as a reshape to y's sizes: y's values are not read."""
     for node in list(graph.nodes):
@@ -70,26 +95,51 @@ _ADAPTIVE_MAXIMA = {
     aten.adaptive_max_pool2d.default: 2,
     aten.adaptive_max_pool3d.default: 3,
 }
+_WITH_INDICES = {
+    aten.max_pool1d_with_indices.default: aten.max_pool1d.default,
+    aten.max_pool2d_with_indices.default: aten.max_pool2d.default,
+    aten.max_pool3d_with_indices.default: aten.max_pool3d.default,
+}
 
 
 def use_maxima(graph: fx.Graph) -> None:
-    """Write an adaptive max pooling to a single position, whose indices nobody reads, as a maximum."""
+    """Write a max pooling whose indices nobody reads as one without.
+
+    An adaptive one to a single position is a maximum; one to equal windows is a max pooling.
+    """
     for node in list(graph.nodes):
-        spatial = _ADAPTIVE_MAXIMA.get(node.target) if node.op == "call_function" else None
-        if spatial is None or set(g.arguments(node)["output_size"]) != {1}:
+        without = _without_indices(node) if node.op == "call_function" else None
+        if without is None or not all(user.target is g.getitem and user.args[1] == 0 for user in node.users):
             continue
-        if not all(user.target is g.getitem and user.args[1] == 0 for user in node.users):
-            continue
+        target, *rest = without
         with graph.inserting_before(node):
-            maximum = graph.call_function(
-                aten.amax.default, (g.data_input(node), list(range(-spatial, 0)), True)
-            )
+            maximum = graph.call_function(target, (g.data_input(node), *rest))
         maximum.meta = {**node.meta, "val": node.meta["val"][0]}
         for user in list(node.users):
             maximum.meta["reference"] = user.meta["reference"]
             user.replace_all_uses_with(maximum)
             graph.erase_node(user)
         graph.erase_node(node)
+
+
+def _without_indices(node: fx.Node) -> tuple[Any, ...] | None:
+    """The operator that gives a max pooling's values alone, and its arguments behind the data."""
+    if node.target in _WITH_INDICES:
+        arguments = g.arguments(node)
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        return _WITH_INDICES[cast(Any, node.target)], *(arguments[name] for name in names)
+    spatial = _ADAPTIVE_MAXIMA.get(cast(Any, node.target))
+    if spatial is None:
+        return None
+    wanted = g.arguments(node)["output_size"]
+    if set(wanted) == {1}:
+        return aten.amax.default, list(range(-spatial, 0)), True
+    sizes = g.value(g.data_input(node)).shape[-spatial:]
+    if any(not isinstance(size, int) or size % to for size, to in zip(sizes, wanted, strict=True)):
+        return None
+    window = [size // to for size, to in zip(sizes, wanted, strict=True)]
+    pools = (aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
+    return pools[spatial - 1], window, window
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, Any, fx.Node | None] | None:
@@ -110,14 +160,18 @@ _SIGNS = {
     aten.add.Scalar: 1.0,
     aten.sub.Tensor: -1.0,
     aten.sub.Scalar: -1.0,
+    aten.rsub.Tensor: -1.0,
+    aten.rsub.Scalar: -1.0,
 }
+_REVERSED = {aten.rsub.Tensor, aten.rsub.Scalar}
+_ONE = {aten.neg.default}
 _PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 
 
 def network_affines(graph: fx.Graph, constants: Constants) -> Iterator[tuple[fx.Node, Pending]]:
     """The calls that are an affine per channel of their input: layer scale, input normalisation, a bias."""
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in (_SIGNS.keys() | _PRODUCTS):
+        if node.op != "call_function" or node.target not in (_SIGNS.keys() | _PRODUCTS | _ONE):
             continue
         found = _own_affine(node, constants)
         if found is not None:
@@ -125,7 +179,7 @@ def network_affines(graph: fx.Graph, constants: Constants) -> Iterator[tuple[fx.
 
 
 def _own_affine(node: fx.Node, constants: Constants) -> Pending | None:
-    x, other = node.args[:2]
+    x, other = node.args[0], -1.0 if node.target in _ONE else node.args[1]
     swapped = isinstance(x, fx.Node) and constants.is_constant(x)
     if swapped:
         x, other = other, x
@@ -148,7 +202,7 @@ def _own_affine(node: fx.Node, constants: Constants) -> Pending | None:
     if along is None:
         return None
     axis, values = along
-    affine = _as_affine(node, values, swapped)
+    affine = _as_affine(node, values, swapped != (node.target in _REVERSED))
     if affine is None:
         return None
     return Pending(affine, axis, Origin(node.target, node.args, node.kwargs, x))
@@ -166,7 +220,7 @@ def _along_one_axis(number: Array, shape: tuple[int, ...]) -> tuple[int, Array] 
 
 def _as_affine(node: fx.Node, values: Array, swapped: bool) -> Affine | None:
     zeros, ones = np.zeros_like(values), np.ones_like(values)
-    if node.target in _PRODUCTS:
+    if node.target in _PRODUCTS | _ONE:
         divides = node.target in (aten.div.Tensor, aten.div.Scalar)
         if divides and (swapped or (values == 0).any()):
             return None
@@ -185,20 +239,45 @@ def _as_affine(node: fx.Node, values: Array, swapped: bool) -> Affine | None:
 
 @dataclass
 class _Split:
-    """One split: the call, and the slices that stand for its pieces."""
+    """One split: the call, the axis and the sizes, and the slices that stand for its pieces."""
 
     target: Any
     rest: tuple[Any, ...]
     kwargs: dict[str, Any]
     meta: dict[str, Any]
+    dim: int
+    sizes: list[int]
     pieces: dict[int, fx.Node] = field(default_factory=dict)
+
+    def now(self, total: int) -> tuple[list[int], dict[int, int]]:
+        """The sizes to split ``total`` into, which pruning may have made smaller, and each piece's place.
+
+        A piece that nobody reads any more may be gone.
+        """
+        bounds = {
+            number: (cast(int, piece.args[2]), cast(int, piece.args[3]))
+            for number, piece in sorted(self.pieces.items())
+            if piece.users
+        }
+        whole = all(end - start == self.sizes[number] for number, (start, end) in bounds.items())
+        if whole and total == sum(self.sizes):
+            return self.sizes, {number: number for number in bounds}
+        sizes: list[int] = []
+        places = {}
+        for number, (start, end) in bounds.items():
+            if start > sum(sizes):
+                sizes.append(start - sum(sizes))
+            places[number] = len(sizes)
+            sizes.append(end - start)
+        return [*sizes, total - sum(sizes)] if total > sum(sizes) else sizes, places
 
 
 class Splits:
-    """Writes every ``split``, ``chunk`` and ``unbind`` as slices, for as long as the folding takes."""
+    """Writes every ``split``, ``chunk`` and ``tensor_split`` as slices, for as long as the folding takes."""
 
     _TARGETS = frozenset(
         {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.split.sizes}
+        | {aten.tensor_split.sections, aten.tensor_split.indices}
     )
 
     def __init__(self, graph: fx.Graph) -> None:
@@ -217,7 +296,7 @@ class Splits:
             return
         if not all(user.target is g.getitem and isinstance(user.args[1], int) for user in readers):
             return
-        split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta))
+        split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta), dim, sizes)
         for reader in readers:
             number = cast(int, reader.args[1]) % len(sizes)
             start = sum(sizes[:number])
@@ -241,15 +320,19 @@ class Splits:
                 continue
             (source,) = sources
             assert isinstance(source, fx.Node)
+            sizes, places = split.now(int(g.value(source).shape[split.dim]))
+            target, args, kwargs = split.target, split.rest, split.kwargs
+            if sizes != split.sizes:
+                target, args, kwargs = aten.split_with_sizes.default, (sizes, split.dim), {}
             first = next(node for node in self._graph.nodes if node in pieces)
             with self._graph.inserting_before(first):
-                whole = self._graph.call_function(split.target, (source, *split.rest), split.kwargs)
+                whole = self._graph.call_function(target, (source, *args), kwargs)
             whole.meta = {**split.meta, "reference": None}
             whole.meta["sites"] = frozenset[int]().union(*(piece.meta["sites"] for piece in pieces))
             for number, piece in split.pieces.items():
                 if piece.users:
                     with self._graph.inserting_after(whole):
-                        item = self._graph.call_function(g.getitem, (whole, number))
+                        item = self._graph.call_function(g.getitem, (whole, places[number]))
                     item.meta = dict(piece.meta)
                     piece.replace_all_uses_with(item)
                     self._graph.erase_node(piece)

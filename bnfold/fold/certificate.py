@@ -48,6 +48,11 @@ class Certificate:
     network: float | None
     tolerance: float
 
+    @property
+    def network_failed(self) -> bool:
+        """Whether the whole network is further off than its tolerance."""
+        return self.network is not None and not self.network <= self.tolerance
+
     def failed_sites(self) -> list[int]:
         return [number for number, error in self.sites.items() if not error <= self.tolerances[number]]
 
@@ -171,7 +176,7 @@ class _Replay:
         def look_up(source: fx.Node) -> Any:
             return values[self._name[source]]
 
-        if torch.Tag.nondeterministic_seeded in getattr(twin.target, "tags", ()):
+        if g.draws(twin):
             torch.manual_seed(zlib.crc32(node.name.encode()))  # on both sides the same draw
         return twin.target(*map_arg(twin.args, look_up), **map_arg(twin.kwargs, look_up))  # type: ignore[operator]
 

@@ -39,7 +39,7 @@ class Constants:
         return node.op == "get_attr" or (
             node.op == "call_function"
             and len(sources) > 0
-            and torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ())
+            and not g.draws(node)
             and all(self._is_constant[source] for source in sources)
         )
 

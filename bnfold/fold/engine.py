@@ -18,12 +18,14 @@ from bnfold.affine import Affine
 from bnfold.capture import Captured
 from bnfold.fold.account import Account
 from bnfold.fold.body import Body
-from bnfold.fold.canonical import Splits, network_affines, use_linear, use_maxima, use_shapes
+from bnfold.fold.canonical import Splits, network_affines, use_linear, use_maxima, use_one_name, use_shapes
 from bnfold.fold.constants import Constants
 from bnfold.fold.lowering import lower
 from bnfold.fold.pending import USER, Owners, Pending
 from bnfold.fold.plan import Plan, Step
 from bnfold.fold.planner import Planner
+from bnfold.fold.prune import prune
+from bnfold.fold.report import Pruning
 from bnfold.fold.rules import Rule
 from bnfold.fold.site import Site
 
@@ -37,10 +39,12 @@ class Folded:
     Attributes:
         body: the graph; new constants are float64 buffers.
         rounding: dtype that each new constant is to be rounded to.
+        pruned: the channels that were removed; None where it was not asked for.
     """
 
     body: fx.GraphModule
     rounding: dict[str, torch.dtype]
+    pruned: Pruning | None = None
 
 
 class Engine:
@@ -48,6 +52,7 @@ class Engine:
 
     Args:
         frozen_in_place: numbers of sites that are lowered where they stand, without any rule.
+        prune: remove channels that are constant, or that nobody reads.
     """
 
     def __init__(
@@ -56,12 +61,15 @@ class Engine:
         sites: list[Site],
         rules: Iterable[Rule],
         frozen_in_place: frozenset[int] = frozenset(),
+        *,
+        prune: bool = False,
     ) -> None:
-        self._sites = sites
+        self._sites, self._prune = sites, prune
         self._frozen = frozen_in_place
         self._body = Body(captured.body)
         constants = Constants(self._body.module)
         self._plant()
+        use_one_name(self._body.graph)
         use_shapes(self._body.graph)
         use_maxima(self._body.graph)
         use_linear(self._body.graph, constants, self._body.pending)
@@ -80,10 +88,18 @@ class Engine:
         while self._merge() or self._improve():
             pass
         lower(self._body, self._sites)
+        pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
         splits.restore()
         g.clean(self._body.module)
-        self._account.settle(self._body.graph)
-        return Folded(self._body.module, self._body.rounding)
+        self._account.settle(self._body)
+        return Folded(self._body.module, self._body.rounding, pruned)
+
+    def _with_dead_channels(self) -> list[int]:
+        return [
+            number
+            for number, site in enumerate(self._sites)
+            if site.affine is not None and (site.affine.scale == 0).any()
+        ]
 
     def _plant(self) -> None:
         """Replace each BatchNorm that can be frozen by a pending affine."""

@@ -17,8 +17,8 @@ import torch
 from torch import fx
 
 from bnfold import graph as g
-from bnfold.affine import Affine, Array
-from bnfold.fold import cost
+from bnfold.affine import Affine
+from bnfold.fold import cost, weights
 from bnfold.fold.constants import Constants
 from bnfold.fold.cost import Price
 from bnfold.fold.pending import compose, pending_affine
@@ -28,13 +28,18 @@ from bnfold.fold.rules import Move, Operator, Pending, Refusal, Rule
 _MOST_QUESTIONS = 400  # to the rules, in one search: far-away absorbers are not worth the time
 
 
-def _vanishes(weight: Array, kind: torch.finfo) -> bool:
-    """Whether all of a row that is not zero lies near or below the smallest normal number.
-
-    Between the smallest normal number and 1 / eps above it, rounding costs the row no more than it costs any.
-    """
-    largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-    return bool(((largest > 0) & (largest < kind.tiny / kind.eps * 2**-4)).any()) and kind.bits == 16
+def _untouched(reader: fx.Node, source: fx.Node, here: Pending) -> bool:
+    """Whether a slice of ``source`` reads only channels that the affine leaves as they are."""
+    if reader.target is not torch.ops.aten.slice.Tensor or here.affine.map is not None:
+        return False
+    arguments = g.arguments(reader)
+    if arguments["dim"] % g.value(source).ndim != here.axis:
+        return False
+    bounds = arguments["start"], arguments["end"], arguments["step"]
+    if not all(bound is None or isinstance(bound, int) for bound in bounds):
+        return False
+    read = slice(*bounds)
+    return here.affine.take(np.arange(here.affine.channels)[read]).is_identity
 
 
 _NOT_CHEAPER = "moving it further would not make the network cheaper"
@@ -77,7 +82,8 @@ class Planner:
         return Plan(step, {}, None, here, price)
 
     def best(self, node: fx.Node, here: Pending) -> tuple[Plan | None, list[str]]:
-        """The cheapest plan that is cheaper than leaving the affine where it is, and all refusals."""
+        """Of the plans that are cheaper than leaving the affine where it is, the one that leaves the fewest
+        operators, then the fewest bytes; and all refusals."""
         self._questions = 0
         refusals: list[str] = []
         step, price = self._edge(node.all_input_nodes[0], node, here, refusals)
@@ -94,7 +100,18 @@ class Planner:
             refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
         elif plans and not better:
             refusals.append(_NOT_CHEAPER)
-        return (min(better, key=lambda plan: plan.price.bytes) if better else None), refusals
+        return min(better, key=lambda plan: self._outlook(node, plan), default=None), refusals
+
+    def _outlook(self, node: fx.Node, plan: Plan) -> tuple[int, float]:
+        """What a plan leaves, once what a backward move leaves at ``node`` has gone on into the readers."""
+        after = None if plan.backward is None else plan.backward.move.after
+        if after is None or plan.backward is None or plan.backward.node in self.pending:
+            return plan.price.operators, plan.price.bytes
+        stays = cost.lowered(after.affine, g.value(node))
+        steps, further = self._readers(node, after, [])
+        gain = stays - further if steps and further.beats(stays) else Price()
+        price = plan.price - gain
+        return price.operators, price.bytes
 
     def merges(self, node: fx.Node) -> Step | None:
         """The merge of a node's operands into one call, where a rule has one."""
@@ -154,10 +171,14 @@ class Planner:
         if source.op == "placeholder":
             refusals.append(f"{source.name} is an input of the network")
             return wait
-        others = [user for user in source.users if user is not reader]
+        others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
         if others and not shared:
             names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
-            refusals.append(f"the value of {g.layer_name(source)} is also read by {names}")
+            name = g.layer_name(source)
+            again = f", and a second {name} would cost more than what is left over"
+            refusals.append(
+                f"the value of {name} is also read by {names}{again if weights.has_weight(source) else ''}"
+            )
             return wait
         if self.is_frozen(source):
             refusals.append("another affine comes first, which stays where it is")
@@ -169,16 +190,20 @@ class Planner:
             refusals.append(answer.reason)
             return wait
         found: tuple[Step | None, Price] = wait
+        why = _NOT_CHEAPER
         for rule, move in answer:
-            price = self._changes(source, move)
+            copied = weights.copies(source, move, here, self.pending, forward=False)
+            price = self._changes(source, move, copied)
             if move.after is not None:
                 price += cost.lowered(move.after.affine, g.value(source))
             backward, edges = self._inputs(source, move, refusals)
             price += edges
             if price.beats(found[1]):
                 found = Step(source, rule, move, backward=backward), price
+            elif copied and (price - weights.price(copied)).beats(wait[1]):
+                why = weights.declined(copied)
         if found[0] is None:
-            refusals.append(_NOT_CHEAPER)
+            refusals.append(why)
         return found
 
     def _composed(
@@ -199,9 +224,7 @@ class Planner:
         backward = {} if deeper is None else {there: deeper}
         return Step(source, "compose", Move(after=both), backward=backward), price - before
 
-    def _inputs(
-        self, node: fx.Node, move: Move, refusals: list[str]
-    ) -> tuple[dict[fx.Node, Step], Price]:
+    def _inputs(self, node: fx.Node, move: Move, refusals: list[str]) -> tuple[dict[fx.Node, Step], Price]:
         """What a move leaves on the inputs of its operator: how it goes on there, and the price."""
         steps: dict[fx.Node, Step] = {}
         price = Price()
@@ -223,14 +246,22 @@ class Planner:
         for user in node.users:
             step, edge = self._reader(node, user, here, refusals)
             if step is not None and (edge.bytes > wait.bytes or edge.operators > wait.operators):
-                has_map = step.move.after is not None and step.move.after.affine.map is not None
-                refusals.append(_BORDER if has_map else _NOT_CHEAPER)
+                refusals.append(self._why_not(user, step, here, edge, wait))
                 step = None
             steps[user] = step
             price += wait if step is None else edge
         if all(step is None for step in steps.values()):
             return {}, wait
         return steps, price
+
+    def _why_not(self, user: fx.Node, step: Step, here: Pending, edge: Price, wait: Price) -> str:
+        """Why a step into a reader is dearer than waiting before it."""
+        copied = weights.copies(user, step.move, here, self.pending, forward=True)
+        without = edge - weights.price(copied)
+        if copied and without.bytes <= wait.bytes and without.operators <= wait.operators:
+            return weights.declined(copied)
+        has_map = step.move.after is not None and step.move.after.affine.map is not None
+        return _BORDER if has_map else _NOT_CHEAPER
 
     def _reader(
         self, node: fx.Node, user: fx.Node, here: Pending, refusals: list[str]
@@ -256,7 +287,8 @@ class Planner:
             return price.operators > most, price.bytes
 
         for rule, move in answer:
-            price = self._changes(user, move)
+            copied = weights.copies(user, move, here, self.pending, forward=True)
+            price = self._changes(user, move, copied)
             backward, edges = self._inputs(user, move, refusals)
             price += edges
             forward: Mapping[fx.Node, Step | None] = {}
@@ -288,7 +320,8 @@ class Planner:
         self._questions += 1
         if not rules:
             verb = "after" if direction == "backward" else "before"
-            return Refusal(f"no rule moves an affine from {verb} {g.operator_name(node)} ({what})")
+            maker = g.data_input(node) if node.target is g.getitem else node
+            return Refusal(f"no rule moves an affine from {verb} {g.operator_name(maker)} ({what})")
         if self._questions > _MOST_QUESTIONS:
             return Refusal(f"the search ends at {what}, too far away")
         operator = Operator(node, g.arguments(node), self.constants.value, self.pending, edge)
@@ -300,33 +333,15 @@ class Planner:
                 reasons.append(f"{what}: {answer.reason}")
                 continue
             for move in answer if isinstance(answer, tuple) else (answer,):
-                unfit = self._unfit(node, move)
+                unfit = weights.unfit(node, move)
                 if unfit is None:
                     moves.append((rule.name, move))
                 else:
                     reasons.append(f"{what}: {unfit}")
         return moves or Refusal("; ".join(reasons))
 
-    @staticmethod
-    def _unfit(node: fx.Node, move: Move) -> str | None:
-        """Why the operator's type cannot hold the new weights. A bound may be infinite, a weight may not."""
-        dtype = g.dtype(node)
-        kind = torch.finfo(dtype)
-        for name, array in move.weights.items():
-            checked = array[~np.isinf(array)] if move.becomes is not None else array
-            if checked.size and not np.abs(checked).max() <= kind.max:
-                return f"the folded {name} would overflow {g.dtype_name(dtype)}"
-            if array.ndim > 1 and move.becomes is None and _vanishes(array, kind):
-                return f"the folded {name} would lose its digits: subnormal in {g.dtype_name(dtype)}"
-        return None
-
-    def _changes(self, node: fx.Node, move: Move) -> Price:
-        """The price of weights that other calls read too, and are therefore copied; of another operator."""
+    def _changes(self, node: fx.Node, move: Move, copied: Mapping[str, torch.Tensor]) -> Price:
+        """The price of weights that are copied, or of another operator."""
         if move.becomes is not None:
             return cost.replaced(node.target, move.becomes, g.value(node))
-        price = Price()
-        for name in move.weights:
-            weight = g.argument_at(node, name)
-            if isinstance(weight, fx.Node) and len(weight.users) > 1:
-                price += cost.copied_weight(g.value(weight))
-        return price
+        return weights.price(copied)

@@ -134,6 +134,6 @@ def _dead_channels(layer: Layer, affine: Affine) -> list[Finding]:
             layer.key("weight") + channel_list(dead),
             f"{among(dead, layer)} are dead: gamma is 0, their output is constant",
             evidence(layer, dead),
-            "they can be pruned",
+            "nothing to do; --prune (prune=True) removes those that nothing else needs",
         )
     ]

@@ -25,6 +25,7 @@ def render_conversion(document: Document, style: Style) -> str:
     """The whole report of ``bnfold convert``."""
     parts = [
         render_batch_norms(document["batch_norms"], style),
+        render_pruning(document.get("pruned"), style),
         render_parity(document["parity"], style, findings=document["findings"]),
         render_accuracy(document.get("accuracy"), style),
         render_findings(document["findings"], style),
@@ -73,7 +74,45 @@ def render_batch_norms(entries: Sequence[Document], style: Style, *, gains: bool
         if entry.get("reason"):
             reason = f"{printable(entry['name'])} is {entry['status']}: {entry['reason']}"
             lines.append(paragraph(reason, style, indent="  ", hanging="    "))
+    lines += [paragraph(text, style, indent="  ", hanging="    ") for text in _copies(entries)]
     return "\n".join(lines)
+
+
+def render_pruning(pruned: Document | None, style: Style) -> str:
+    """A row per layer with channels that are gone, or constant and kept."""
+    if not pruned:
+        return ""
+    layers = pruned["layers"]
+    gone = sum(len(layer["removed"]) for layer in layers)
+    title = f"Pruned: {plural(gone, 'channel')}, {size(pruned['weight_bytes_saved'])} of weights"
+    if not layers:
+        return style.paint("Pruned: nothing, no channel is constant or unread", "bold")
+    rows = [
+        [
+            layer["name"],
+            layer["channels"],
+            len(layer["removed"]),
+            f"{len(layer['left'])}, read by {layer['reader']}" if layer["left"] else "-",
+        ]
+        for layer in layers
+    ]
+    headers = ("layer", "channels", "removed", "constant, kept")
+    return f"{style.paint(title, 'bold')}\n{table(headers, rows, style, right=('channels', 'removed'))}"
+
+
+def _copies(entries: Sequence[Document]) -> list[str]:
+    """A sentence per weight that was copied because several calls read it."""
+    copied: dict[str, list[tuple[str, int]]] = {}
+    for entry in entries:
+        for copy in entry.get("copies", ()):
+            copied.setdefault(copy["weight"], []).append((entry["name"], copy["bytes"]))
+    return [
+        printable(
+            f"{weight} is read by several calls: copied for {', '.join(name for name, _ in takers)}, "
+            f"{size(sum(count for _, count in takers))} more"
+        )
+        for weight, takers in copied.items()
+    ]
 
 
 def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[Document] = ()) -> str:
@@ -86,7 +125,7 @@ def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[
     counts = {(row["frames"], row["frames_source"]) for row in rows}
     cells = [
         (
-            row["candidate"],
+            _candidate(row),
             row["runtime"],
             row["output"],
             row["frames"],
@@ -108,6 +147,12 @@ def render_parity(rows: Sequence[Document], style: Style, *, findings: Sequence[
     if not told and any(source == "random" for _, source in counts):
         lines.append(paragraph("Unproven on real frames: give --samples.", style, indent="  "))
     return "\n".join(lines)
+
+
+def _candidate(row: Document) -> str:
+    return (
+        str(row["candidate"]) if row.get("role", "clean") == "clean" else f"{row['candidate']} {row['role']}"
+    )
 
 
 def _frames(count: int, source: str) -> str:

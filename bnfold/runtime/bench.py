@@ -122,7 +122,7 @@ def bench(
         progress: called with each stage as it begins.
 
     Raises:
-        UsageError: BNF-U080 two artifacts that do not take the same frames; as :func:`bnfold.open`.
+        UsageError: BNF-U090 two artifacts that do not take the same frames; as :func:`bnfold.open`.
         ArtifactError, PlatformError, InputError: as :func:`bnfold.open` and :meth:`Model.predict`.
     """
     tell = progress or (lambda stage: None)
@@ -174,7 +174,7 @@ def _other(path: str | os.PathLike[str], first: Model, threads: int, runtime: st
     ]:
         takes = "; ".join(", ".join(spec.describe() for spec in m.inputs) for m in (first, model))
         raise UsageError(
-            "BNF-U080",
+            "BNF-U090",
             f"the two artifacts do not take the same frames: {takes}",
             where=f"--against {path}",
             fix="compare two artifacts of one network",
@@ -240,7 +240,7 @@ def _judged(result: Benchmark) -> list[Finding]:
         return found
     if stream.p90 is None:
         raise UsageError(
-            "BNF-U081",
+            "BNF-U091",
             f"{stream.frames} frames do not tell a 90th percentile; it takes at least 100",
             where="--p90-max",
             fix="give more frames or seconds",

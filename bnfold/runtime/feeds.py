@@ -32,10 +32,10 @@ class Feeds:
         # what a call compares with: the shape is None where an axis is symbolic
         self._exact = [(np.dtype(spec.dtype), None if None in spec.shape else spec.shape) for spec in inputs]
 
-    def of_frame(self, frame: Any) -> list[Array]:
+    def of_frame(self, frame: Any, *, finite: bool = True) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict`."""
         values = self._by_input(frame)
-        return self._checked([self._prepared(spec, values[spec.name]) for spec in self._inputs])
+        return self._checked([self._prepared(spec, values[spec.name]) for spec in self._inputs], finite)
 
     def of_arrays(self, arrays: Array | Mapping[str, Array]) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict_raw`."""
@@ -44,12 +44,12 @@ class Feeds:
         values = self._by_input(arrays)
         return self._checked([_as_array(values[spec.name], spec) for spec in self._inputs])
 
-    def _checked(self, arrays: list[Array]) -> list[Array]:
+    def _checked(self, arrays: list[Array], finite: bool = True) -> list[Array]:
         for index, (array, (dtype, shape)) in enumerate(zip(arrays, self._exact, strict=True)):
             if array.shape != shape or array.dtype != dtype:
                 _check(array, self._inputs[index])
             # Max pooling and ReLU swallow NaN: the answer would look like any other
-            if dtype.kind == "f" and not np.isfinite(array).all():
+            if finite and dtype.kind == "f" and not np.isfinite(array).all():
                 raise _not_finite(array, self._inputs[index])
         return arrays
 

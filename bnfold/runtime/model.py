@@ -94,6 +94,13 @@ class Model:
         """Name and version of the interpreter: ``onnxruntime 1.32.0``."""
         return f"{self._interpreter.name} {interpreters.version(self._interpreter)}"
 
+    @property
+    def answers(self) -> tuple[TensorSpec, ...]:
+        """The outputs of the network itself: a monitored artifact also gives what its layers see."""
+        recorded = self.manifest.get("drift_reference") or {}
+        taps = {layer.get("tap") for layer in recorded.get("layers", [])}
+        return tuple(spec for spec in self.outputs if spec.name not in taps)
+
     def predict(self, frame: Any) -> Outputs:
         """The answer to one frame.
 
@@ -117,16 +124,17 @@ class Model:
         """
         return self._run(self._feeds.of_frame(frame))
 
-    def prepare(self, frame: Any) -> dict[str, Array]:
+    def prepare(self, frame: Any, *, finite: bool = True) -> dict[str, Array]:
         """One frame as the model inputs that `predict` would run on: what `predict_raw` takes.
 
         Args:
             frame: as for `predict`.
+            finite: False lets NaN and infinity pass, for whoever wants to count such frames.
 
         Raises:
             InputError: as `predict`.
         """
-        arrays = self._feeds.of_frame(frame)
+        arrays = self._feeds.of_frame(frame, finite=finite)
         return {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
 
     def predict_raw(self, arrays: Array | Mapping[str, Array]) -> Outputs:

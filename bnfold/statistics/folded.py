@@ -103,8 +103,7 @@ def beyond_half(weights: list[FoldedWeights]) -> list[Finding]:
                     "warning",
                     f"{each.layer}.weight{channel_list(bad)}",
                     f"{len(bad)} of {len(each.size)} channels have folded weights up to {each.largest:.3g}, "
-                    "beyond "
-                    f"{LARGEST:.0f}, which is as far as half precision goes",
+                    f"beyond {LARGEST:.0f}, which is as far as half precision goes",
                     {"channels": bad.tolist(), "count": len(each.size), "largest": each.largest},
                     "keep this layer in float32, or recalibrate its BatchNorm",
                 )

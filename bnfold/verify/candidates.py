@@ -34,6 +34,11 @@ class Candidate(Protocol):
         """What runs it, with its version: ``onnxruntime 1.32.0``."""
         ...
 
+    @property
+    def role(self) -> str:
+        """``clean``, or ``monitor`` for a monitored artifact."""
+        ...
+
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs of one call; the arrays are the caller's to keep."""
         ...
@@ -64,6 +69,7 @@ class TorchCandidate:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     double: bool = False
+    role: str = "clean"
 
     @property
     def runtime(self) -> str:
@@ -101,6 +107,10 @@ class ArtifactCandidate:
     @property
     def kind(self) -> str:
         return str(self.model.manifest["target"])
+
+    @property
+    def role(self) -> str:
+        return str(self.model.manifest["role"])
 
     @property
     def runtime(self) -> str:

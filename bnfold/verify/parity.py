@@ -46,6 +46,7 @@ class Parity:
         noise_floor: the original's float32 against its float64.
         tolerance: what ``max_abs_error`` may be.
         passed: whether it is.
+        role: of an artifact: ``clean`` or ``monitor``.
     """
 
     candidate: str
@@ -57,6 +58,7 @@ class Parity:
     noise_floor: float
     tolerance: float
     passed: bool
+    role: str = "clean"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; a number that is not finite is null, which JSON can say."""
@@ -70,6 +72,7 @@ class Parity:
             "noise_floor": finite_or_none(self.noise_floor),
             "tolerance": finite_or_none(self.tolerance),
             "passed": self.passed,
+            "role": self.role,
         }
 
 

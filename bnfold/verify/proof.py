@@ -83,9 +83,10 @@ class Proof:
             self._several = yardstick.build(twin(self.captured), original(self.captured), outputs, frames)
         return self._several.measure(candidate)
 
-    def rows(self, target: str) -> list[dict[str, Any]]:
-        """The parity of the fold and of one target, for the target's manifest."""
-        return [result.to_json() for result in self.parity if result.candidate in ("fold", target)]
+    def rows(self, target: str, role: str = "clean") -> list[dict[str, Any]]:
+        """The parity of the fold and of one file, for the file's manifest."""
+        of_file = [r for r in self.parity if r.candidate == "fold" or (r.candidate, r.role) == (target, role)]
+        return [result.to_json() for result in of_file]
 
 
 def _together(frames: Frames) -> Frames:

@@ -1,15 +1,13 @@
 """Does the network draw random numbers in eval mode? Then no two answers agree and nothing can be proven.
 
-torch tags its operators that draw. Some of them draw on request only (dropout inside an LSTM, in attention),
-so a tagged operator counts unless its own arguments turn the drawing off. What carries no tag, such as a
-user's own operator, shows itself when the same inputs are run twice.
+torch tags its operators that draw (:func:`bnfold.graph.draws`). What carries no tag, such as a user's own
+operator, shows itself when the same inputs are run twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import fx
 
 from bnfold import graph as g
@@ -20,7 +18,6 @@ from bnfold.finding import Finding
 from bnfold.verify import parity
 from bnfold.verify.parity import Array
 
-_SWITCHES = ("train", "training", "dropout_p")
 _ULPS = 64.0
 """Two runs on one thread give the same bits; this is room for a library that sums in another order."""
 
@@ -32,7 +29,7 @@ def drawing(captured: Captured) -> dict[str, fx.Node]:
         upstream = [source[argument] for argument in node.all_input_nodes if argument in source]
         if upstream:
             source[node] = upstream[0]
-        elif _draws(node):
+        elif g.draws(node):
             source[node] = node
     results = captured.body.graph.output_node().args[0]
     assert isinstance(results, tuple)
@@ -41,15 +38,6 @@ def drawing(captured: Captured) -> dict[str, fx.Node]:
         for spec, node in zip(captured.outputs, results, strict=True)
         if isinstance(node, fx.Node) and node in source
     }
-
-
-def _draws(node: fx.Node) -> bool:
-    tags: Iterable[torch.Tag] = getattr(node.target, "tags", ())
-    if node.op != "call_function" or torch.Tag.nondeterministic_seeded not in tags:
-        return False
-    arguments = g.arguments(node)
-    switches = [arguments[name] for name in _SWITCHES if name in arguments]
-    return all(switches)  # without a switch it always draws
 
 
 def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> dict[str, float]:

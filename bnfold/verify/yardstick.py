@@ -114,6 +114,7 @@ class Yardstick:
             noise_floor=bound.noise_floor,
             tolerance=bound.tolerance,
             passed=bound.holds(error),
+            role=candidate.role,
         )
 
 

@@ -131,6 +131,24 @@ def test_what_forward_reads_elsewhere_is_seen() -> None:
     assert caught.value.code == "BNF-C011"
 
 
+def test_an_operator_that_could_draw_but_does_not_hides_nothing() -> None:
+    """torch tags an LSTM as random, for its dropout in training."""
+    calls = []
+
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4, 2, dropout=0.5)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            calls.append(1)
+            return self.lstm(x)[0] * len(calls)
+
+    with pytest.raises(CaptureError) as caught:
+        capture(Counts(), (torch.randn(5, 2, 3),))
+    assert caught.value.code == "BNF-C011"
+
+
 class Options(nn.Module):
     def forward(self, x: torch.Tensor, flag: bool = True, *, k: float = 1.0) -> torch.Tensor:
         return (x * k).relu() if flag else x * k

@@ -185,13 +185,16 @@ def test_tensors_of_another_device_come_to_the_cpu(tmp_path: Path) -> None:
 def test_a_trusted_pickle_finds_the_classes_where_the_model_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And not what has the same name in the current folder."""
     folder = tmp_path / "models"
     folder.mkdir()
+    (tmp_path / "beside.py").write_text("raise RuntimeError('not this one')\n", "utf-8")
     (folder / "beside.py").write_text("import torch\n\nclass Net(torch.nn.Linear):\n    pass\n", "utf-8")
     monkeypatch.syspath_prepend(str(folder))
     module = importlib.import_module("beside").Net(2, 3)
     path = saved(tmp_path / "whole.pt", module)
     monkeypatch.undo()
     sys.modules.pop("beside")
+    monkeypatch.chdir(tmp_path)
     found = load(path, f"{folder / 'beside.py'}:Net", model_args=[2, 3], trust_pickle=True)
     assert torch.equal(found.weight, module.weight)

@@ -80,7 +80,7 @@ def test_arrays_have_nothing_to_prepare(cli: Cli, sensors: Path) -> None:
         (("--p90-max", "-1ms"), "BNF-U010"),
         (("--count", "0"), "BNF-U010"),
         (("--seconds", "0"), "BNF-U010"),
-        (("--count", "99", "--p90-max", "1ms"), "BNF-U081"),
+        (("--count", "99", "--p90-max", "1ms"), "BNF-U091"),
         (("--frames", "nowhere"), "BNF-R001"),
         (("--runtime", "tflite-runtime"), "BNF-U060"),
     ],
@@ -94,7 +94,7 @@ def test_mistakes(cli: Cli, halves: Path, arguments: tuple[str, ...], code: str)
 def test_artifacts_for_other_frames_are_not_compared(cli: Cli, halves: Path, sensors: Path) -> None:
     result = cli("bench", halves, "--against", sensors, "--format", "json")
     assert result.status == 2
-    assert result.document["error"]["code"] == "BNF-U080"
+    assert result.document["error"]["code"] == "BNF-U090"
 
 
 def test_a_frame_that_does_not_fit_is_named(cli: Cli, sensors: Path, tmp_path: Path) -> None:

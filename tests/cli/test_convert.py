@@ -171,7 +171,6 @@ def test_statistics_that_cannot_be_frozen_end_with_1_and_no_file(
     [
         (["nowhere.pt", *AS], "BNF-L001"),
         (["best.pt", *AS, "--precision", "int8"], "BNF-U004"),
-        (["best.pt", *AS, "--monitor"], "BNF-U004"),
         (["best.pt", *AS, "--to", "coreml"], "BNF-U010"),
         (["best.pt", *AS, "--skip", "conv-backwards"], "BNF-U025"),
         (["best.pt", *AS, "--name", "a/b"], "BNF-U016"),
@@ -304,6 +303,31 @@ def test_a_trusted_pickle_finds_the_classes_that_the_model_option_finds(shell: C
         assert result.document["passed"]
         refused = shell("convert", file, *options, code=clean, cwd=tmp_path)
         assert refused.document["error"]["code"] in ("BNF-L002", "BNF-L029")
+
+
+def test_pruning_from_the_command_line_and_from_the_configuration(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    entries = state(0)
+    entries["body.1.weight"][2], entries["body.1.bias"][2] = 0.0, 1.5
+    torch.save(entries, tmp_path / "dead.pt")
+    for name in ("net.py", "labels.txt", "frames.npy"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    arguments = ("convert", "dead.pt", *AS, "--samples", "frames.npy", "--format", "json")
+    plain, flag = cli(*arguments, "-o", "plain").document, cli(*arguments, "-o", "flag", "--prune").document
+    (tmp_path / "bnfold.toml").write_text("[convert]\nprune = true\n")
+    told = cli(*arguments, "-o", "told").document
+    assert plain["passed"]
+    assert flag["passed"]
+    assert plain["pruned"] is None
+    layer = {"name": "body.0", "channels": 4, "removed": [2], "left": [], "reader": None}
+    assert flag["pruned"] == {"layers": [layer], "weight_bytes_saved": 4 * (9 + 1 + 3 * 36)}
+    assert told["pruned"] == flag["pruned"]
+    assert told["artifacts"][0]["sha256"] == flag["artifacts"][0]["sha256"]
+    assert "BNF-A034" in [finding["code"] for finding in flag["findings"]]
 
 
 def test_an_unknown_rule(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,8 @@ from bnfold.errors import InternalError, StatisticsError
 
 from .conftest import Cli
 
-COMMANDS = ("convert", "verify", "run", "bench", "audit", "inspect", "rules", "doctor")
-PLANNED = ("recalibrate", "diagnose", "drift", "monitor")
+COMMANDS = ("convert", "verify", "run", "bench", "audit", "diagnose", "drift", "inspect", "rules", "doctor")
+PLANNED = ("recalibrate", "monitor")
 
 
 def test_help_lists_what_is_built_and_nothing_else(cli: Cli) -> None:

@@ -4,7 +4,8 @@
 
 The folder then holds
 
-- ``mnist_mlp``, ``mnist_mobilenet`` and ``sensor`` as ``.onnx`` and ``.tflite``;
+- ``mnist_mlp``, ``mnist_mobilenet`` and ``sensor`` as ``.onnx`` and ``.tflite``, and
+  ``mnist_mobilenet.monitor``;
 - ``digits.npz`` (``frames`` uint8 (N, 28, 28), ``labels``) and its first frame as ``digit.pgm`` and
   ``digit.npy``; ``sensor_frames.npz`` (one float32 array per input, the first axis counts the frames);
 - ``expected.json``: artifact -> ``{"frames": file, "top1": [class per frame] or null,
@@ -65,6 +66,7 @@ def _digits(folder: Path) -> dict[str, Any]:
         result = bnfold.convert(
             network, (torch.zeros(1, 1, 28, 28),), to=("onnx", "tflite"), output=folder, name=name,
             samples=folder / "digits.npz", normalisation=normalisation, labels=names,
+            monitor=name == "mnist_mobilenet",
         )  # fmt: skip
         assert result.passed, result.findings
         with torch.no_grad():

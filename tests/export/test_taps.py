@@ -24,22 +24,21 @@ def drawn(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def seen(module: nn.Module, x: Tensor) -> dict[str, dict[str, np.ndarray]]:
-    """Channel means of what each BatchNorm gives and is given, by its name, in float64."""
-    values: dict[str, dict[str, np.ndarray]] = {}
+def seen(module: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
+    """Channel means of what each BatchNorm gives, by its name, in float64: one row per frame."""
+    values: dict[str, np.ndarray] = {}
     twin = module.double()
     handles = []
 
     def means(value: Tensor) -> np.ndarray:
-        return value.reshape(*value.shape[:2], -1).mean(2).detach().numpy()
+        rows = value.reshape(len(x), -1, value.shape[1], *value.shape[2:])
+        return rows.reshape(*rows.shape[:3], -1).mean((1, 3)).detach().numpy()
 
     for name, child in twin.named_modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             handles.append(
                 child.register_forward_hook(
-                    lambda _, given, made, name=name: values.__setitem__(
-                        name, {"input": means(given[0]), "output": means(made)}
-                    )
+                    lambda _, given, made, name=name: values.__setitem__(name, means(made))
                 )
             )
     with torch.no_grad():
@@ -64,7 +63,7 @@ def check(module: nn.Module, x: Tensor) -> tuple[FoldResult, Tapped]:
     expected = seen(module, fresh)
     assert [spec.name for spec in tapped.outputs[count:]] == [f"tap.{i}" for i in range(len(tapped.taps))]
     for place, means in zip(tapped.taps, results[count:], strict=True):
-        wanted = expected[place.layer][place.of]
+        wanted = expected[place.layer]
         assert means.shape == (len(x), place.channels)
         assert max_abs_error(means.numpy(), wanted) <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
     assert {place.layer for place in tapped.taps} | set(tapped.left_out) == set(expected)
@@ -119,6 +118,24 @@ def test_the_answer_may_be_what_is_seen() -> None:
     network = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3))
     _, tapped = check(drawn(network), torch.randn(4, 5))
     assert places(tapped) == {"1": "output"}
+
+
+class Tokens(nn.Module):
+    """As in LeViT: four tokens of a frame are rows of one BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.bn, self.last = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return self.last(self.bn(y.flatten(0, 1)).reshape(y.shape).sigmoid())
+
+
+@pytest.mark.parametrize("frames", [1, 4])
+def test_rows_of_one_frame_are_averaged(frames: int) -> None:
+    _, tapped = check(drawn(Tokens()), torch.randn(frames, 4, 3))
+    assert [(place.layer, place.positions) for place in tapped.taps] == [("bn", 4)]
 
 
 def test_a_symbolic_batch_stays_symbolic() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,19 @@ RUN_TIME_FREE = {
     "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t",
     "unsqueeze", "squeeze",
 }  # fmt: skip
+
+
+class Net(nn.Module):
+    """A forward as a function of the module's layers and its input."""
+
+    def __init__(self, run: Callable[[Any, torch.Tensor], Any], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.run = run
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.run(self, x)
 
 
 def draw_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -56,7 +70,7 @@ def _may_shrink(result: FoldResult) -> bool:
         for body in (result.captured.body, result.module.body)
     ]
     before, after = (sum(kind.startswith(("conv", "linear")) for kind in names) for names in kinds)
-    return after < before or bool({"add", "sub", "mul", "div"} & set(kinds[0]))
+    return after < before or bool({"add", "sub", "mul", "div", "neg", "rsub"} & set(kinds[0]))
 
 
 def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> None:

@@ -16,22 +16,9 @@ from bnfold.errors import CaptureError, UsageError
 from bnfold.fold import fold
 from bnfold.fold.site import BATCH_NORMS
 from bnfold.numerics import max_rel_error
-from tests.fold.networks import check_fold, draw_statistics
+from tests.fold.networks import Net, check_fold, draw_statistics
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-class Net(nn.Module):
-    """A forward as a function of the module's layers and its input."""
-
-    def __init__(self, run: Callable[[Any, torch.Tensor], Any], **layers: nn.Module | nn.Parameter) -> None:
-        super().__init__()
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-        self.run = run
-
-    def forward(self, x: torch.Tensor) -> Any:
-        return self.run(self, x)
 
 
 def conv(inputs: int = 3, outputs: int = 4, **options: Any) -> nn.Conv2d:

@@ -140,3 +140,12 @@ def test_a_symbolic_batch_can_be_exported_again() -> None:
     )
     a, b = torch.randn(5, 4), torch.randn(5, 4)
     assert torch.equal(again.module()(a, b), folded(a, b))
+
+
+def test_constants_lie_in_the_order_of_their_axes() -> None:
+    """An exporter reads others after their memory has been given back, and writes what is there by then."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3)).eval()
+    module.to(memory_format=torch.channels_last)
+    folded = fold(module, (torch.zeros(1, 3, 8, 8),)).module
+    assert all(constant.is_contiguous() for constant in folded.state_dict().values())
+    assert not module[0].weight.is_contiguous()

@@ -60,22 +60,36 @@ MUTATIONS: dict[str, Mutation] = {
     "the shift": _no_shift,
     "the sign of what moves on": _affines(lambda a: Affine(-a.scale, a.shift, a.map)),
     "the channels of what moves on": _affines(_rolled),
+    "the map": _affines(lambda a: replace(a, map=None if a.map is None else -a.map), both=True),
+    "a setting": lambda move: replace(move, settings={k: v + 1 for k, v in move.settings.items()}),
 }
 
-PLAIN_CASES: dict[str, Case] = {
-    rule.name: next(case for case in rule.cases() if case.statuses[0] in ("folded", "reduced"))
-    for rule in all_rules()
+# Where a rule has more than one form, the cases of the others, besides its first that moves something.
+_FORMS = {
+    "conv-transpose-backward": ("2 groups of 3",),
+    "average-forward": ("a map, then its mean",),
+    "rearrange-forward": ("flatten a map",),
+    "homogeneous-backward": ("prelu",),
+    "homogeneous-forward": ("leaky relu, both signs", "leaky relu, a dead channel among positive ones"),
+    "pad-backward": ("ones", "ones around a single channel"),
+    "pad-forward": ("ones", "ones, sizes equal"),
 }
-PLAIN_CASES["conv-transpose-backward"] = next(
-    case
-    for case in next(r for r in all_rules() if r.name == "conv-transpose-backward").cases()
-    if "groups" in case.name
-)
+
+
+def _cases(rule: Rule) -> list[Case]:
+    by_name = {case.name: case for case in rule.cases()}
+    plain = next(case for case in by_name.values() if case.statuses[0] in ("folded", "reduced"))
+    return [plain, *(by_name[name] for name in _FORMS.get(rule.name, ()))]
+
+
+CASES = [(rule, case) for rule in all_rules() for case in _cases(rule)]
 
 
 @pytest.mark.parametrize("what", MUTATIONS)
-@pytest.mark.parametrize("rule", all_rules(), ids=lambda rule: rule.name)
-def test_a_wrong_rule_is_caught_and_undone(rule: Rule, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rule", "case"), CASES, ids=[f"{rule.name}: {case.name}" for rule, case in CASES])
+def test_a_wrong_rule_is_caught_and_undone(
+    rule: Rule, case: Case, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right, mutate, changed = type(rule).match, MUTATIONS[what], []
 
     def wrong(self: Rule, operator: Operator, pending: Pending) -> Answer:
@@ -88,7 +102,6 @@ def test_a_wrong_rule_is_caught_and_undone(rule: Rule, what: str, monkeypatch: p
         return mutants
 
     monkeypatch.setattr(type(rule), "match", wrong)
-    case = PLAIN_CASES[rule.name]
     torch.manual_seed(0)
     module, x = draw_statistics(case.build(), seed=7), torch.randn(case.shape)
     result = fold(module, (x,))
@@ -100,14 +113,18 @@ def test_a_wrong_rule_is_caught_and_undone(rule: Rule, what: str, monkeypatch: p
 
 
 def _differs(right: Move, mutant: Move) -> bool:
+    if right.settings != mutant.settings:
+        return True
     if right.weights.keys() != mutant.weights.keys():
         return True
     if any((right.weights[k] != mutant.weights[k]).any() for k in right.weights):
         return True
     pairs = [(right.after, mutant.after), *((right.before[n], mutant.before[n]) for n in right.before)]
-    return any(
-        a is not None
-        and b is not None
-        and ((a.affine.shift != b.affine.shift).any() or (a.affine.scale != b.affine.scale).any())
-        for a, b in pairs
+    return any(a is not None and b is not None and _other_affine(a.affine, b.affine) for a, b in pairs)
+
+
+def _other_affine(a: Affine, b: Affine) -> bool:
+    maps = [np.zeros(1) if affine.map is None else affine.map for affine in (a, b)]
+    return bool(
+        (a.shift != b.shift).any() or (a.scale != b.scale).any() or (maps[0] != maps[1]).any()
     )

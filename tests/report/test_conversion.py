@@ -67,6 +67,20 @@ def test_accuracy_before_and_after() -> None:
     assert "990 of 1000        3" in text
 
 
+def test_what_was_pruned_and_who_needs_the_rest() -> None:
+    layers = [
+        {"name": "stage.0.conv", "channels": 64, "removed": [1, 5], "left": [9], "reader": "stage.1.conv"},
+        {"name": "stage.1.conv", "channels": 32, "removed": [0], "left": [], "reader": None},
+    ]
+    text = render_conversion(document(pruned={"layers": layers, "weight_bytes_saved": 4608}), PLAIN)
+    assert "Pruned: 3 channels, 4.6 kB of weights" in text
+    assert "stage.0.conv        64        2  1, read by stage.1.conv" in text
+    assert "stage.1.conv        32        1  -" in text
+    nothing = render_conversion(document(pruned={"layers": [], "weight_bytes_saved": 0}), PLAIN)
+    assert "Pruned: nothing" in nothing
+    assert "Pruned" not in render_conversion(document(pruned=None), PLAIN)
+
+
 def test_commands_to_copy_are_quoted() -> None:
     assert "bnfold run 'out/a b.onnx' FRAME" in render_conversion(document(), PLAIN)
 

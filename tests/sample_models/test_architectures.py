@@ -57,7 +57,7 @@ DEAD = {
     "crnn": (3, 0, 0),
     "resnet3d": (8, 0, 0),
     "sigmoid_inception": (20, 0, 0),
-    "sigmoid_inception_after": (4, 9, 7),
+    "sigmoid_inception_after": (5, 14, 1),
 }
 # Without the zeros, where that makes a difference.
 ALIVE = {
@@ -79,17 +79,12 @@ TRAINED: dict[str, tuple[tuple[int, int, int], int]] = {
 }
 
 _MAX_POOL = "a max pooling, which lets no negative scale through, reads it beside convolutions"
-_DEAD = "a dead channel: its shift cannot be divided by its scale, so neither moves without the other"
 _DEAD_SUM = "a dead channel on a residual connection: the sum of both terms cannot be divided by its scale"
-_BEFORE_POOL = ("stem.0.2", *(f"blocks.0.branches.{at}.2" for at in ("0.1", "1.2", "2.1", "3.0")))
 # The only BatchNorms that may keep a multiplication and an addition, and why. These are limits of the rules
 # there are: sigmoid(-z) = 1 - sigmoid(z) would turn a sign, and a dead channel's producer may make zeros.
 KEPT: dict[tuple[str, str], dict[str, str]] = {
     ("sigmoid_inception_after", "alive"): {"stem.0.2": _MAX_POOL},
-    ("sigmoid_inception_after", "dead"): {
-        **dict.fromkeys(_BEFORE_POOL, _MAX_POOL),
-        **dict.fromkeys((f"blocks.1.branches.{at}.2" for at in ("0.1", "1.2")), _DEAD),
-    },
+    ("sigmoid_inception_after", "dead"): {"stem.0.2": _MAX_POOL},
     ("convmixer", "dead"): dict.fromkeys(("norm", "blocks.0.norm2", "blocks.1.norm2"), _DEAD_SUM),
 }
 

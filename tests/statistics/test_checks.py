@@ -392,6 +392,26 @@ def test_without_counts_the_two_are_a_group() -> None:
     assert finding.evidence["layers"] == ["bn1", "bn3"]
 
 
+def test_the_same_holds_for_files_that_sort_their_tensors_by_name() -> None:
+    """A head comes before the backbone there, and a BatchNorm before its convolution."""
+
+    class Head(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            self.features = healthy(0)
+            self.classifier = trained(nn.Linear(6, 2), seed)
+
+    def by_name(network: nn.Module) -> dict[str, Any]:
+        return dict(sorted(network.state_dict().items()))
+
+    network = Head(1)
+    moved(network.features)
+    with torch.no_grad():
+        network.classifier.weight += 1
+    (finding,) = examine(by_name(network), against=by_name(Head(0))).findings
+    assert (finding.code, finding.evidence["layers"]) == ("BNF-A013", ["features.bn1", "features.bn3"])
+
+
 def test_training_that_went_on_is_nothing() -> None:
     assert examine(healthy(1), against=healthy(2)).findings == []
 

@@ -27,6 +27,11 @@ UPSAMPLING = frozenset(
         aten.upsample_bilinear2d.vec,
         aten.upsample_trilinear3d.vec,
         aten.upsample_bicubic2d.vec,
+        aten._upsample_nearest_exact1d.vec,
+        aten._upsample_nearest_exact2d.vec,
+        aten._upsample_nearest_exact3d.vec,
+        aten._upsample_bilinear2d_aa.vec,
+        aten._upsample_bicubic2d_aa.vec,
     }
 )
 MEANS = frozenset({aten.mean.dim})

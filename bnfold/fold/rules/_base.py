@@ -41,6 +41,7 @@ class Move:
         before: what is pending afterwards on the operator's inputs, by the input.
         becomes: another operator instead, called with the data input and ``weights``; None for the same.
         host: merges only: the call that takes the place of the operator, with ``weights`` of its own.
+        settings: new values of the operator's arguments that are no tensors: what is padded with.
     """
 
     weights: Mapping[str, Array] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Move:
     before: Mapping[fx.Node, Pending] = field(default_factory=dict)
     becomes: Any = None
     host: fx.Node | None = None
+    settings: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
-import numpy as np
 import torch
-from torch import fx
 
 from bnfold.affine import Array
 from bnfold.fold.rules._base import Operator
@@ -58,17 +53,3 @@ def scale_second_axis(weight: Array, scale: Array, groups: int) -> Array:
     grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
     factors = scale.reshape(groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
     return (grouped * factors).reshape(weight.shape)
-
-
-def run_on_constant(operator: Operator, frame: Array, weight: Array) -> Array:
-    """The convolution without its bias, in float64, on a constant frame (channels, *spatial)."""
-    call = dict(operator.arguments)
-    call["input"] = torch.from_numpy(np.array(frame))[None]
-    call["weight"] = torch.from_numpy(np.array(weight))
-    call["bias"] = None
-    assert not any(isinstance(argument, fx.Node) for argument in call.values())
-    target: Any = operator.node.target
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # padding='same' with an even kernel warns of a copy
-        result: torch.Tensor = target(**call)
-    return result[0].numpy()

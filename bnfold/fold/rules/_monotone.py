@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from bnfold.affine import Array
 from bnfold.fold.rules._base import Operator
@@ -75,3 +76,19 @@ def _per_channel(
 def on_axis(values: Array, rank: int, axis: int) -> Array:
     """Shaped to broadcast along ``axis``."""
     return values.reshape([-1 if k == axis else 1 for k in range(rank)])
+
+
+def slopes(operator: Operator, channels: int) -> Array | None:
+    """The slope for negative numbers of a leaky relu or prelu, per channel; None for another operator.
+
+    None as well where it is computed from the network's input.
+    """
+    if operator.node.target is aten.leaky_relu.default:
+        return np.full(channels, float(operator.arguments["negative_slope"]))
+    weight = operator.constant("weight") if operator.node.target is aten.prelu.default else None
+    return None if weight is None else np.broadcast_to(weight.reshape(-1), (channels,))
+
+
+def turned(slope: Array, negative: NDArray[np.bool_]) -> Array:
+    """The slope of the mirrored function where ``negative``: f_a(-x) = -a f_{1/a}(x)."""
+    return np.where(negative, 1 / np.where(negative, slope, 1.0), slope)

@@ -63,17 +63,26 @@ def forward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
     None where one position of the output mixes with another's channel on every axis.
     """
     shape = g.shape(operator.data)
-    moved = _run(operator, _numbered(shape, axis))
+    moved = run(operator, _numbered(shape, axis))
     if moved is None:
         return None
     return _along_one_axis(moved, moved, operator.output_shape)
+
+
+def values(operator: Operator, frame: NDArray[np.float64], axis: int) -> NDArray[np.float64] | None:
+    """A frame (channels, *spatial) behind the operator, along one axis; None where it varies elsewhere."""
+    moved = run(operator, np.broadcast_to(frame, g.shape(operator.data)))
+    if moved is None:
+        return None
+    along = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)
+    return along[:, 0].copy() if (along == along[:, :1]).all() else None
 
 
 def backward(operator: Operator, axis: int) -> tuple[int, Channels] | None:
     """The input's axis of the channels, and for each position on it the output's channel; -1: none."""
     shape, result = g.shape(operator.data), g.shape(operator.node)
     size = math.prod(shape)
-    places = _run(operator, np.arange(size, dtype=np.float64).reshape(shape))
+    places = run(operator, np.arange(size, dtype=np.float64).reshape(shape))
     if places is None or places.shape != result or size == 0:
         return None
     channel = _numbered(result, axis).ravel()
@@ -90,8 +99,12 @@ def _numbered(shape: tuple[int, ...], axis: int) -> NDArray[np.float64]:
     return np.broadcast_to(np.arange(shape[axis], dtype=np.float64).reshape(along), shape)
 
 
-def _run(operator: Operator, tensor: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The operator's result on numbers in place of its input; None where another argument is data too."""
+def run(operator: Operator, tensor: NDArray[np.float64], args: Any = None) -> NDArray[np.float64] | None:
+    """The operator's result on numbers in place of its input; None where another argument is data too.
+
+    Args:
+        args: the positional arguments, where they are not the call's own.
+    """
     node = operator.node
     known = True
 
@@ -108,7 +121,7 @@ def _run(operator: Operator, tensor: NDArray[np.float64]) -> NDArray[np.float64]
             return None
         return torch.from_numpy(value)
 
-    args, kwargs = map_arg((node.args, node.kwargs), look_up)
+    args, kwargs = map_arg((node.args if args is None else args, node.kwargs), look_up)
     if not known:
         return None
     with torch.no_grad():

@@ -5,9 +5,9 @@
 The scale always passes: padding reads 0, and s * 0 = 0. The shift does not: inside, W * t is the same at
 every position and joins the bias, but at the border of a zero-padded input some taps read 0, not t. So
 without padding W * t is a bias; with zero padding it is a map, computed once for the (fixed) input size
-and left pending behind the convolution as one addition. Transposed convolutions overlap at their borders:
-always a map. Padding that repeats real values (reflect, replicate, circular) is an operator of its own in
-the graph, and the convolution behind it is unpadded.
+and left pending behind the convolution as one addition. Transposed convolutions overlap at their borders: a
+map too, unless it is the same everywhere. Padding that repeats real values (reflect, replicate,
+circular) is an operator of its own in the graph, and the convolution behind it is unpadded.
 
 Weight: (out, in / groups, *kernel); transposed: (in, out / groups, *kernel).
 
@@ -21,8 +21,8 @@ from collections.abc import Callable
 import numpy as np
 from torch import nn
 
-from bnfold.affine import Affine, Array
-from bnfold.fold.rules import _conv
+from bnfold.affine import Array
+from bnfold.fold.rules import _conv, _frames
 from bnfold.fold.rules._base import (
     DATA_DEPENDENT,
     Answer,
@@ -33,7 +33,6 @@ from bnfold.fold.rules._base import (
     Refusal,
     Rule,
     bias_or_zeros,
-    left_behind,
 )
 
 
@@ -52,29 +51,22 @@ class ConvForward(Rule):
         weights: dict[str, Array] = {"weight": self._scaled(operator, weight, affine.scale)}
         if not affine.has_shift and affine.map is None:
             return Move(weights)
+        bias = bias_or_zeros(operator, operator.output_shape[1] or 0)
+        if bias is None:
+            return DATA_DEPENDENT
         if operator.node.target in _conv.PLAIN and not _conv.is_padded(operator) and affine.map is None:
-            frame = affine.shift.reshape(-1, *[1] * (weight.ndim - 2))
-            kernel = [1] * (weight.ndim - 2)
-            summed = weight.sum(axis=tuple(range(2, weight.ndim))).reshape(weight.shape[0], -1, *kernel)
-            constant = _grouped_product(summed, frame, operator.arguments["groups"])
-            bias = bias_or_zeros(operator, weight.shape[0])
-            if bias is None:
-                return DATA_DEPENDENT
-            weights["bias"] = bias + constant
+            summed = weight.sum(axis=tuple(range(2, weight.ndim)))
+            weights["bias"] = bias + _grouped_product(summed, affine.shift, operator.arguments["groups"])
             return Move(weights)
-        spatial = operator.input_shape[2:]
-        if any(size is None for size in spatial):
+        frame = _frames.frame(operator, Pending(affine, 1))
+        border = None if frame is None else _frames.through(operator, frame, weight=weight, bias=None)
+        if border is None:
             return Refusal("the shift meets zero padding, and the size is not fixed")
-        frame = np.broadcast_to(
-            affine.shift.reshape(-1, *[1] * len(spatial)), (affine.channels, *[size or 0 for size in spatial])
-        )
-        if affine.map is not None:
-            frame = frame + affine.map
-        border = _conv.run_on_constant(operator, frame, weight)
-        channels = border.shape[0]
-        return Move(
-            weights, after=left_behind(Affine(np.ones(channels), np.zeros(channels), border), 1)
-        )
+        after = _frames.behind(np.ones(len(border)), border)
+        if after.map is None:
+            weights["bias"] = bias + after.shift
+            return Move(weights)
+        return Move(weights, after=Pending(after, 1))
 
     def _scaled(self, operator: Operator, weight: Array, scale: Array) -> Array:
         if operator.node.target in _conv.TRANSPOSED:
@@ -149,6 +141,12 @@ class ConvForward(Rule):
                 ("reduced",),
             ),
             Case(
+                "transposed, 1 x 1",
+                after_sigmoid(nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 6, 1, groups=2, bias=False)),
+                (2, 4, 3, 5),
+                ("folded",),
+            ),
+            Case(
                 "map, then a second one",
                 after_sigmoid(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)),
                 (2, 3, 6, 7),
@@ -157,9 +155,9 @@ class ConvForward(Rule):
         ]
 
 
-def _grouped_product(weight: Array, frame: Array, groups: int) -> Array:
-    """sum over in of weight (out, in / groups, 1...) times frame (in, 1...), group by group."""
+def _grouped_product(weight: Array, shift: Array, groups: int) -> Array:
+    """sum over in of weight (out, in / groups) times shift (in), group by group."""
     w = weight.reshape(groups, weight.shape[0] // groups, -1)
-    x = frame.reshape(groups, -1)
+    x = shift.reshape(groups, -1)
     product: Array = np.einsum("goi,gi->go", w, x).reshape(-1)
     return product

@@ -46,8 +46,7 @@ class LinearBackward(Rule):
         affine = pending.on(last, weight.shape[0])
         if affine is None or affine.map is not None or weight.ndim != 2:
             return Refusal(
-                f"the BatchNorm normalises axis {pending.axis}, the linear layer's features are "
-                f"axis {last}"
+                f"the BatchNorm normalises axis {pending.axis}, the linear layer's features are axis {last}"
             )
         return Move(
             weights={"weight": weight * affine.scale[:, None], "bias": affine.scale * bias + affine.shift}

@@ -44,8 +44,7 @@ class LinearForward(Rule):
         affine = pending.on(last, operator.input_shape[last])
         if affine is None or affine.map is not None:
             return Refusal(
-                f"the BatchNorm normalises axis {pending.axis}, the linear layer reads "
-                f"axis {last}"
+                f"the BatchNorm normalises axis {pending.axis}, the linear layer reads axis {last}"
             )
         weights = {"weight": weight * affine.scale[None, :]}
         if affine.has_shift:

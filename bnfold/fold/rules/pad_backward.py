@@ -1,10 +1,13 @@
-"""An affine after padding moves before it; behind zeros only its scale does.
+"""An affine after padding moves before it; where it pads with a constant, the constant changes too.
 
-    s pad(x) + t  =  pad(s x + t)
+    s pad(x) + t     =  pad(s x + t)
         where the padding repeats real values (reflect, replicate, circular)
-    s pad(x) + t  =  pad(s x) + t        where it adds zeros: the border is t
+    s pad_v(x) + t   =  pad_u(s x + t),  u = s v + t
+        where u is the same for all channels: padding has one value for all
+    s pad_v(x) + t   =  pad_0(s x) + t + m,  m = s v at the border, 0 inside
+        otherwise; nothing but t where v = 0
 
-Refuses: padding of the channel axis; a constant other than 0; a shift alone behind zeros.
+Refuses: padding of the channel axis; a shift alone behind a constant; a map for a size that is not fixed.
 """
 
 from __future__ import annotations
@@ -14,32 +17,41 @@ from typing import Literal
 import torch
 from torch import nn
 
+from bnfold.affine import Affine
+from bnfold.fold.rules import _pad
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule, left_behind
-
-aten = torch.ops.aten
 
 
 class PadBackward(Rule):
     name = "pad-backward"
-    algebra = "s pad(x) + t = pad(sx + t); with zeros s pad(x) + t = pad(sx) + t"
+    algebra = "s pad(x) + t = pad(sx + t); with a constant v s pad(x) + t = pad0(sx) + t + (sv at the border)"
     direction = "backward"
-    operators = frozenset({aten.pad.default, aten.constant_pad_nd.default})
+    operators = _pad.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        affine = pending.affine
-        if pending.axis >= len(operator.output_shape) - len(operator.arguments["pad"]) // 2:
+        affine, value = pending.affine, _pad.constant(operator)
+        if _pad.pads_channels(operator, pending):
             return Refusal("it pads the channel axis")
-        if affine.map is not None:
-            return Refusal("a shift that differs at the border cannot pass")
-        if operator.arguments.get("mode", "constant") != "constant":
+        if value is None:
+            if affine.map is not None:
+                return Refusal("a shift that differs at the border cannot pass")
             return Move(before={operator.data: pending})
-        if operator.arguments.get("value"):
-            return Refusal(f"it pads with {operator.arguments['value']}, which the affine would change")
+        around = affine.scale * value + affine.shift
+        if affine.map is None and (around == around[0]).all():
+            return Move(before={operator.data: pending}, settings=_pad.changed(value, float(around[0])))
         if not affine.has_scale:
-            return Refusal("it pads with zeros, which a shift would change")
+            return Refusal(f"it pads with {value:g}, which a shift would change")
+        after = affine.without_scale()
+        if value:
+            inside = Pending(Affine.identity(affine.channels), pending.axis)
+            border = _pad.frame(operator, inside, affine.scale * value)
+            if border is None:
+                return Refusal(f"it pads with {value:g}, which the scale would change")
+            after = Affine(after.scale, after.shift, border if affine.map is None else affine.map + border)
         return Move(
             before={operator.data: Pending(affine.only_scale(), pending.axis)},
-            after=left_behind(affine.without_scale(), pending.axis),
+            after=left_behind(after, pending.axis),
+            settings=_pad.changed(value, 0.0),
         )
 
     def cases(self) -> list[Case]:
@@ -63,5 +75,11 @@ class PadBackward(Rule):
             Case("reflect", lambda: padded("reflect"), (2, 3, 6, 7), ("folded",)),
             Case("replicate", lambda: padded("replicate"), (2, 3, 6, 7), ("folded",)),
             Case("circular", lambda: padded("circular"), (2, 3, 6, 7), ("folded",)),
-            Case("ones", lambda: padded("constant", 1.0), (2, 3, 6, 7), ("kept",)),
+            Case("ones", lambda: padded("constant", 1.0), (2, 3, 6, 7), ("reduced",)),
+            Case(
+                "ones around a single channel",
+                lambda: nn.Sequential(nn.Conv2d(3, 1, 3), Pad("constant", 1.0), nn.BatchNorm2d(1)),
+                (2, 3, 6, 7),
+                ("folded",),
+            ),
         ]

@@ -1,11 +1,13 @@
 """An affine before padding moves behind it, so that a convolution there can take it.
 
-    pad(s x + t)  =  s pad(x) + t    where the padding repeats real values
-    pad(s x)      =  s pad(x)        where it adds zeros
+    pad(s x + t)     =  s pad(x) + t
+        where the padding repeats real values (reflect, replicate, circular)
+    pad_v(s x + t)   =  s pad_u(x) + t,  u = (v - t) / s
+        where u is the same for all channels: 0 for t = v = 0
+    pad_v(s x + t)   =  s pad_0(x) + m,  m = t inside, v at the border
+        otherwise
 
-Reflecting, replicating and circular padding repeat real values.
-
-Refuses: a shift before zeros (the border would become t), and any other constant value.
+Refuses: padding of the channel axis; a map for a size that is not fixed.
 """
 
 from __future__ import annotations
@@ -13,35 +15,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
+import numpy as np
 from torch import nn
 
+from bnfold.affine import Affine
+from bnfold.fold.rules import _frames, _pad
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
-
-aten = torch.ops.aten
 
 
 class PadForward(Rule):
     name = "pad-forward"
-    algebra = "pad(sx + t) = s pad(x) + t; with zeros only pad(sx) = s pad(x)"
+    algebra = "pad(sx + t) = s pad(x) + t; with a constant v pad(sx + t) = s pad0(x) + (t inside, v around)"
     direction = "forward"
-    operators = frozenset({aten.pad.default, aten.constant_pad_nd.default})
+    operators = _pad.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        padded_axes = len(operator.arguments["pad"]) // 2
-        if pending.axis >= len(operator.input_shape) - padded_axes:
+        affine, value = pending.affine, _pad.constant(operator)
+        if _pad.pads_channels(operator, pending):
             return Refusal("it pads the channel axis")
-        if operator.arguments.get("mode", "constant") != "constant":
-            return (
-                Move(after=pending)
-                if pending.affine.map is None
-                else Refusal("it repeats a map at the border")
-            )
-        if operator.arguments.get("value"):
-            return Refusal(f"it pads with {operator.arguments['value']}, which the affine would change")
-        if pending.affine.has_shift or pending.affine.map is not None:
-            return Refusal("it pads with zeros, which a shift would change")
-        return Move(after=pending)
+        if value is None:
+            return Move(after=pending) if affine.map is None else Refusal("it repeats a map at the border")
+        instead = _instead(affine, value)
+        if instead is not None:
+            return Move(after=pending, settings=_pad.changed(value, instead))
+        border = _pad.frame(operator, pending, np.full(affine.channels, value))
+        if border is None:
+            return Refusal(f"it pads with {value:g}, which the affine would change")
+        after = _frames.behind(affine.scale, border)
+        return Move(after=Pending(after, 1), settings=_pad.changed(value, 0.0))
 
     def cases(self) -> list[Case]:
         Mode = Literal["reflect", "replicate", "circular"]
@@ -61,5 +62,17 @@ class PadForward(Rule):
             Case("replicate", conv("replicate"), (2, 3, 5, 6), ("folded",)),
             Case("circular", conv("circular"), (3, 3, 3, 3), ("folded",)),
             Case("zeros", zeros(0.0), (2, 3, 5, 6), ("reduced",)),
-            Case("ones", zeros(1.0), (2, 3, 5, 6), ("kept",)),
+            Case("ones", zeros(1.0), (2, 3, 5, 6), ("reduced",)),
+            Case("ones, sizes equal", zeros(1.0), (3, 3, 3, 3), ("reduced",)),
         ]
+
+
+def _instead(affine: Affine, value: float) -> float | None:
+    """The u that every channel maps to ``value``: s u + t = v; None where there is none."""
+    if affine.map is not None:
+        return None
+    dead = affine.scale == 0
+    if dead.all() or (affine.shift[dead] != value).any():
+        return None
+    wanted = (value - affine.shift[~dead]) / affine.scale[~dead]
+    return float(wanted[0]) if (wanted == wanted[0]).all() else None

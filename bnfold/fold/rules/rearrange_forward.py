@@ -7,6 +7,8 @@ P is a reshape, flatten, permutation, slice, repetition, pixel or channel shuffl
 classifier repeats each channel's s and t for every position: (C, H, W) -> C * H * W features. A split is
 several slices.
 
+A map, a shift that differs at the border, passes where every position is a feature of its own afterwards.
+
 Refuses: channels that no single axis after P tells apart.
 """
 
@@ -15,7 +17,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from bnfold.fold.rules import _rearrange
+from bnfold.affine import Affine
+from bnfold.fold.rules import _frames, _rearrange
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
 
 
@@ -26,13 +29,17 @@ class RearrangeForward(Rule):
     operators = _rearrange.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        if pending.affine.map is not None:
-            return Refusal("a shift that differs at the border cannot be rearranged")
-        found = _rearrange.forward(operator, pending.axis)
+        affine, found = pending.affine, _rearrange.forward(operator, pending.axis)
         if found is None:
             return Refusal("it puts the BatchNorm's channels on no single axis")
         axis, channels = found
-        return Move(after=Pending(pending.affine.take(channels), axis))
+        if affine.map is None:
+            return Move(after=Pending(affine.take(channels), axis))
+        frame = _frames.frame(operator, pending)
+        moved = None if frame is None else _rearrange.values(operator, frame, axis)
+        if moved is None:
+            return Refusal("a shift that differs at the border is not rearranged onto a single axis")
+        return Move(after=Pending(Affine(affine.scale[channels], moved), axis))
 
     def cases(self) -> list[Case]:
         class Run(nn.Module):
@@ -50,15 +57,25 @@ class RearrangeForward(Rule):
                 return tuple(head(piece) for head, piece in zip(self.heads, pieces, strict=True))
 
         def flattened(channels: int, features: int) -> nn.Module:
-            return nn.Sequential(
-                nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5)
-            )
+            return nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(features, 5))
 
         def conv(inputs: int) -> nn.Module:
             return nn.Conv2d(inputs, 4, 1)
 
         return [
             Case("flatten", lambda: flattened(3, 3 * 4 * 5), (2, 3, 4, 5), ("folded",)),
+            Case(
+                "flatten a map",
+                lambda: nn.Sequential(
+                    nn.Sigmoid(),
+                    nn.BatchNorm2d(3),
+                    nn.Conv2d(3, 4, 3, padding=1),
+                    nn.Flatten(),
+                    nn.Linear(80, 2),
+                ),
+                (2, 3, 4, 5),
+                ("folded",),
+            ),
             Case("flatten, sizes equal", lambda: flattened(3, 27), (3, 3, 3, 3), ("folded",)),
             Case(
                 "to tokens",

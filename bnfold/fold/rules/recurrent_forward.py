@@ -25,9 +25,7 @@ class RecurrentForward(Rule):
     name = "recurrent-forward"
     algebra = "W_ih(sx + t) + b_ih = (W_ih diag s)x + (b_ih + W_ih t), for LSTM, GRU and RNN"
     direction = "forward"
-    operators = frozenset(
-        {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
-    )
+    operators = frozenset({aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input})
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         affine, arguments = pending.affine, operator.arguments

@@ -57,5 +57,3 @@ class ThresholdForward(Rule):
             Case("hardtanh", lambda: before(nn.Hardtanh(-0.5, 2.0)), (2, 3, 6, 7), ("folded",)),
             Case("relu, then zero padding", lambda: before(nn.ReLU(), padding=1), (2, 3, 6, 7), ("reduced",)),
         ]
-
-

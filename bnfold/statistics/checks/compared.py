@@ -18,6 +18,7 @@ from bnfold.finding import Finding
 from bnfold.statistics.causes import DRIFTED, MOVED_APART, RANKS
 from bnfold.statistics.checks._base import Check, evidence, in_layers
 from bnfold.statistics.layers import MEAN, UPDATES, Array, Layer, numbers
+from bnfold.statistics.ordering import by_custom, is_by_name
 from bnfold.statistics.subject import Subject
 
 
@@ -73,8 +74,7 @@ def _found(kind: str, pairs: list[tuple[Layer, Layer]], subject: Subject) -> Fin
             f"{weights}; both files have {UPDATES} {first.updates}, as processes of one training do",
             details,
             "merge the statistics of all processes by their counts (bnfold recalibrate --merge), or train "
-            "with "
-            "SyncBatchNorm",
+            "with SyncBatchNorm",
         )
     if kind == "drifted":
         return Finding(
@@ -92,8 +92,7 @@ def _found(kind: str, pairs: list[tuple[Layer, Layer]], subject: Subject) -> Fin
         "warning",
         where,
         f"{weights}; without {UPDATES} in both files, processes of one training and a frozen layer that went "
-        "on "
-        "updating look alike",
+        "on updating look alike",
         details,
         "recalibrate (bnfold recalibrate); for the cause, compare files that keep num_batches_tracked",
     )
@@ -122,16 +121,20 @@ def _same_weights(layer: Layer, subject: Subject) -> bool:
 
 
 def _between(layer: Layer, subject: Subject) -> list[str]:
-    """Parameters after the BatchNorm before it and before its own; without an order, those beside it."""
+    """Parameters after the BatchNorm before it and before its own; all beside it where it has none."""
     names = [name for name, _ in subject.parameters()]
-    of_norms = {other.key(name): other for other in subject.layers for name in ("weight", "bias")}
-    own = [i for i, name in enumerate(names) if of_norms.get(name) is layer]
-    if not subject.ordered or not own:
+    if not subject.is_module and is_by_name(names):
+        names.sort(key=by_custom)
+    norms = {other.key(name): other for other in subject.layers for name in ("weight", "bias")}
+    own = [i for i, name in enumerate(names) if norms.get(name) is layer]
+    if not own:
         parent = layer.name.rpartition(".")[0]
-        return [name for name in names if not own and name not in of_norms and name.startswith(f"{parent}.")]
+        return [
+            name for name in names if name not in norms and name.startswith(f"{parent}." if parent else "")
+        ]
     found = []
     for name in reversed(names[: own[0]]):
-        if name in of_norms:
+        if name in norms:
             break
         found.append(name)
     return found

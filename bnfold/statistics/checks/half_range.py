@@ -80,8 +80,7 @@ class HalfRange(LayerCheck):
                 "warning",
                 layer.key(at) + channel_list(beyond[tensor]),
                 f"{among(channels, layer)} hold numbers that half precision cannot: {what} up to "
-                f"{largest:.3g}, "
-                f"beyond {LARGEST:.0f}",
+                f"{largest:.3g}, beyond {LARGEST:.0f}",
                 evidence(
                     layer, channels, beyond={name: len(bad) for name, bad in beyond.items()}, largest=largest
                 ),

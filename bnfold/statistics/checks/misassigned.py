@@ -51,8 +51,7 @@ class Misassigned(Check):
                     f"{what}: it was assigned from something else",
                     evidence(layer, range(layer.channels), tensor=tensor, equals=source),
                     "load an intact file and compare the keys; or reset the statistics and recalibrate "
-                    "(bnfold "
-                    "recalibrate)",
+                    "(bnfold recalibrate)",
                 )
             for tensor, values in _statistics(layer):
                 seen.setdefault(values.tobytes(), []).append((tensor, layer))

@@ -36,8 +36,7 @@ class NeverUpdated(Check):
             f"mean 0 and variance 1 in every channel {in_layers(found, subject)}, as in a new layer, {said}",
             evidence(first, layers=[layer.name for layer in found], updates=first.updates),
             "copy the buffers of the network that was trained, or recalibrate (bnfold recalibrate); nothing "
-            "to do "
-            "where the statistics were folded into weight and bias on purpose",
+            "to do where the statistics were folded into weight and bias on purpose",
         )
 
 

@@ -50,8 +50,7 @@ class NonFinite(LayerCheck):
                 f"{among(channels, layer)} have {what}: {why}",
                 evidence(layer, channels, not_finite={MEAN: len(mean), VARIANCE: len(variance)}),
                 "reset the statistics and recalibrate with finite frames (bnfold recalibrate): averaging "
-                "never "
-                "heals them; then find the frame or the step that was not finite",
+                "never heals them; then find the frame or the step that was not finite",
             )
         ]
 

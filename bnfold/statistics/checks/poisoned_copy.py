@@ -44,8 +44,7 @@ class PoisonedCopy(Check):
                 "error",
                 layer.key(tensor) + channel_list(bad),
                 f"{among(channels, layer)} have running statistics that are not finite, while those of "
-                f"{other} are: "
-                "an averaged copy never forgets a batch that was not finite",
+                f"{other} are: an averaged copy never forgets a batch that was not finite",
                 evidence(layer, channels, plain=plain.name),
                 f"take the weights of {other}, or reset the copy's statistics and recalibrate (bnfold "
                 "recalibrate)",

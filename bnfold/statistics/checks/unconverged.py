@@ -43,8 +43,7 @@ class Unconverged(Check):
         message = (
             f"after {updates} update{'' if updates == 1 else 's'} with momentum {momentum}"
             f"{' (assumed: a file does not say)' if assumed else ''}, the initial mean 0 and variance 1 "
-            "still "
-            f"weigh {worst:.2g} {in_layers(layers, subject)}"
+            f"still weigh {worst:.2g} {in_layers(layers, subject)}"
         )
         # v = w + (1 - w) v' with v' >= 0: anything below w had another beginning
         below = sum(
@@ -53,8 +52,7 @@ class Unconverged(Check):
         if below:
             message += (
                 f"; but {below} variance{' is' if below == 1 else 's are'} below that weight, so the average "
-                "may "
-                "have begun from other statistics"
+                "may have begun from other statistics"
             )
         return Finding(
             UNCONVERGED.code,
@@ -71,6 +69,5 @@ class Unconverged(Check):
                 below=below,
             ),
             "bnfold recalibrate --debias takes the initial value out without data; bnfold recalibrate "
-            "--samples "
-            f"measures anew{'; give --momentum where it was another' if assumed else ''}",
+            f"--samples measures anew{'; give --momentum where it was another' if assumed else ''}",
         )

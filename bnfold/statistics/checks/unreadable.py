@@ -26,8 +26,7 @@ class Unreadable(Check):
                     "warning",
                     layer.key(held[0]),
                     f"{' and '.join(held)} hold no plain numbers (quantized, sparse, complex or without "
-                    "data), so "
-                    "nothing is known of them",
+                    "data), so nothing is known of them",
                     evidence(layer, tensors=held),
                     "save dense tensors of real numbers: value.to_dense(), .dequantize()",
                 )

@@ -48,10 +48,8 @@ class Vanishing(Check):
             "warning",
             layer.key(VARIANCE) + channel_list(bad),
             f"{among(bad, layer)} have a running_var far below eps (lowest {lowest:.3g}, eps {eps:.3g}): "
-            "their gain, "
-            f"up to {largest:.3g}, is {largest / usual:.0f} times the usual {usual:.3g}",
+            f"their gain, up to {largest:.3g}, is {largest / usual:.0f} times the usual {usual:.3g}",
             evidence(layer, bad, lowest=lowest, eps=eps, gain=largest, usual_gain=usual),
             "the channel was constant in training: set its gamma to 0 or its variance to a floor, or prune "
-            "it; "
-            "check half precision",
+            "it; check half precision",
         )

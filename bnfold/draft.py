@@ -1,0 +1,219 @@
+"""One file of a conversion: exported, run in every interpreter at hand, and completed with its manifest.
+
+Nothing is on the disk yet: :mod:`bnfold.delivery` writes drafts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from torch import fx
+
+from bnfold import manifest as manifest_file
+from bnfold._version import __version__
+from bnfold.conversion import finite
+from bnfold.errors import InternalError, UsageError
+from bnfold.export import Exported
+from bnfold.finding import Finding
+from bnfold.fold import FoldResult
+from bnfold.fold.report import BatchNormEntry
+from bnfold.normalisation import Normalisation
+from bnfold.numerics import max_abs
+from bnfold.request import Request
+from bnfold.runtime import Model, golden
+from bnfold.signature import TensorSpec
+from bnfold.verify.candidates import ArtifactCandidate
+from bnfold.verify.parity import is_exact
+from bnfold.verify.proof import Proof
+from bnfold.verify.sides import open_all
+
+Progress = Callable[[str], None]
+Manifest = dict[str, Any]
+
+_TAP_TOLERANCE = 1e-4
+"""Of a tap's largest value: how far its golden value may be off on a device."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A finished file that is not on the disk yet.
+
+    Attributes:
+        target, role: ``onnx`` or ``tflite``; ``clean`` or ``monitor``.
+        data: the file, manifest included.
+        passed: whether it computes what the network computes.
+        findings: what its export has to say.
+    """
+
+    target: str
+    role: str
+    data: bytes
+    passed: bool
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What goes into a file besides the network: the same for every target.
+
+    Attributes:
+        role: ``clean`` or ``monitor``.
+        body: flat tensors in, a flat tuple of tensors out.
+        outputs: of ``body``; a monitored file has more than the network.
+        batch_norms: what became of each.
+        drift_reference: the manifest's; None where the network has no statistics to refer to.
+    """
+
+    role: str
+    body: fx.GraphModule
+    outputs: tuple[TensorSpec, ...]
+    batch_norms: list[BatchNormEntry]
+    drift_reference: Mapping[str, Any] | None
+
+
+def make(
+    target: str,
+    content: Content,
+    request: Request,
+    folded: FoldResult,
+    normalisation: dict[str, Normalisation | None],
+    proof: Proof,
+    tell: Progress,
+    *,
+    opset: int | None,
+) -> Draft:
+    """Export, compare in every interpreter at hand, complete with the manifest.
+
+    Raises:
+        ExportError, PlatformError, InternalError: as the exporters; BNF-X050 the finished file answers
+            otherwise than it did before it had a manifest.
+    """
+    label = target if content.role == "clean" else f"the monitored {target}"
+    tell(f"writing {label}")
+    exported = _export(target, content, folded, opset=opset)
+    draft = _manifest(target, content, exported, request, folded, normalisation)
+    candidates = open_all(exported.data, draft)
+    passed = all(result.passed for result in proof.parity if result.candidate == "fold")
+    for candidate in candidates:
+        tell(f"comparing {label} in {candidate.runtime}")
+        passed = proof.measure(candidate) and passed
+        _note_run(draft["runs_on"], candidate)
+    draft["parity"] = proof.rows(target, content.role)
+    draft["noise_floor"] = {name: bound.noise_floor for name, bound in proof.yardstick.bounds.items()}
+    draft["golden"] = _golden(candidates[0].model, proof)
+    data = manifest_file.embed(exported.data, finite(draft))
+    if passed:
+        _replay(data, candidates)
+    return Draft(target, content.role, data, passed, list(exported.findings))
+
+
+def _export(target: str, content: Content, folded: FoldResult, *, opset: int | None) -> Exported:
+    inputs, example = folded.captured.inputs, folded.captured.example
+    if target == "onnx":
+        from bnfold.export import onnx
+
+        return onnx.export(
+            content.body,
+            inputs,
+            content.outputs,
+            example,
+            opset=opset,
+            dynamic_batch=folded.captured.dynamic_batch,
+        )
+    if target == "tflite":
+        from bnfold.export import tflite
+
+        return tflite.export(content.body, inputs, content.outputs, example)
+    raise UsageError("BNF-U070", f"there is no target {target!r}", where="to")
+
+
+def _manifest(
+    target: str,
+    content: Content,
+    exported: Exported,
+    request: Request,
+    folded: FoldResult,
+    normalisation: dict[str, Normalisation | None],
+) -> Manifest:
+    """The manifest, but for what the comparison adds. Nothing in it depends on time, host or folder."""
+    path = request.source.get("path")
+
+    def tensor(spec: TensorSpec, names: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            "name": spec.name,
+            "tensor": names[spec.name],
+            "shape": list(spec.shape),
+            "dtype": spec.dtype,
+        }
+
+    return {
+        "schema": manifest_file.SCHEMA,
+        "bnfold": __version__,
+        "name": request.name,
+        "target": target,
+        "role": content.role,
+        "precision": "fp32",
+        "source": {
+            "name": PurePath(path).name if path else None,
+            "sha256": request.source.get("sha256"),
+            "format": request.source.get("format"),
+        },
+        "libraries": dict(sorted(exported.libraries.items())),
+        "inputs": [
+            {**tensor(spec, exported.inputs), "normalisation": normalisation[spec.name]}
+            for spec in folded.captured.inputs
+        ],
+        "outputs": [tensor(spec, exported.outputs) for spec in content.outputs],
+        "labels": request.labels,
+        "batch_norms": [entry.to_json() for entry in content.batch_norms],
+        "parity": [],
+        "noise_floor": {},
+        "runs_on": [dict(entry) for entry in exported.runs_on],
+        "drift_reference": content.drift_reference,
+        "golden": None,
+    }
+
+
+def _note_run(runs_on: list[dict[str, Any]], candidate: ArtifactCandidate) -> None:
+    """The interpreter that the file has just been run in, in place of a mere expectation."""
+    runtime, _, version = candidate.runtime.rpartition(" ")
+    entry = {"runtime": runtime, "version": version, "basis": "ran"}
+    for known in runs_on:
+        if (known["runtime"], known["version"]) == (runtime, version):
+            known.update(entry)
+            return
+    runs_on.append(entry)
+
+
+def _golden(model: Model, proof: Proof) -> dict[str, Any]:
+    """The first frame and what the file made of it here."""
+    inputs = proof.frames.first()
+    outputs = model.predict_raw(inputs)
+    exact = {spec.name: is_exact(spec.dtype) for spec in proof.captured.outputs}
+    tolerances = {name: _TAP_TOLERANCE * max_abs(values) for name, values in outputs.items()}
+    # For integers the bound is a share of elements, and a golden answer is the same or another one.
+    for name, bound in proof.yardstick.bounds.items():
+        tolerances[name] = 0.0 if exact[name] else bound.tolerance
+    return golden.record(inputs, outputs, tolerances)
+
+
+def _replay(data: bytes, candidates: list[ArtifactCandidate]) -> None:
+    """The finished file once more, as a device will see it: manifest, names and golden frame belong together.
+
+    Raises:
+        InternalError: BNF-X050.
+    """
+    runtime = candidates[0].runtime
+    model = Model(data, manifest_file.parse(data), runtime=runtime.rpartition(" ")[0])
+    for check in model.self_test():
+        if not check.passed:
+            raise InternalError(
+                "BNF-X050",
+                f"the finished file gives {check.max_abs_error:.3g} off in output {check.output!r} "
+                f"where it was recorded (tolerance {check.tolerance:.3g})",
+                where=runtime,
+                fix="report it with the model",
+            )

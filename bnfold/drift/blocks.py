@@ -1,0 +1,145 @@
+"""How many independent frames a window of ordered frames is worth.
+
+Frames that follow each other show the same scene, and a test that counts each as evidence alarms for certain.
+Three steps, each of which only drops frames:
+
+1. *Repeats*: a frame that differs from the last kept one by less than 5% of what two unrelated images of the
+   same contrast would differ by shows the same scene, and is dropped.
+2. *Autocorrelation* of the taps of the kept frames: r_k = mean_i <a_i, a_{i+k}> / mean_i <a_i, a_i> over the
+   normal scores of all layers. The integrated time T = 1 + 2 sum r_k, summed while pairs of lags stay
+   positive (Geyer, Practical Markov chain Monte Carlo, 1992), is what one independent frame costs. Whether
+   there is any autocorrelation is decided by permuting the order of the frames, so that windows without order
+   keep all their frames.
+3. One block is ceil(T) frames. Tier 0 compares block means, tier 1 the first frame of each block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.drift.scores import normal_scores
+from bnfold.drift.taps import columns
+
+_SAME = 0.05
+_ORDERS = 199
+_LEVEL = 0.02
+_LONGEST = 512  # frames that the autocorrelation is estimated from
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Which frames are used.
+
+    Attributes:
+        frames: how many there were.
+        kept: indices of the frames that show something new.
+        length: kept frames per block.
+        automatic: whether the length was estimated.
+    """
+
+    frames: int
+    kept: NDArray[np.int64]
+    length: int
+    automatic: bool
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Indices of one frame for each whole or begun block."""
+        return self.kept[:: self.length]
+
+    @property
+    def effective(self) -> int:
+        """Independent frames."""
+        return len(self.starts)
+
+    def means(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Block means of per-frame values, shape (effective, ...)."""
+        chosen = np.asarray(values, dtype=np.float64)[self.kept]
+        edges = np.arange(0, len(chosen), self.length)
+        sums = np.add.reduceat(chosen, edges, axis=0)
+        counts = np.diff(np.append(edges, len(chosen)))
+        return np.asarray(sums / counts.reshape(-1, *[1] * (sums.ndim - 1)))
+
+
+def blocks_of(
+    frames: NDArray[Any] | None, taps: NDArray[Any], sizes: Sequence[int], *, length: int | None = None
+) -> Blocks:
+    """The blocks of a window.
+
+    Args:
+        frames: the model inputs, first axis in order of time; None: repeats are not looked for.
+        taps: shape (frames, channels), finite.
+        sizes: channels of each layer.
+        length: frames of one scene, where the user knows; None: estimated.
+    """
+    count = len(taps)
+    if length is not None:
+        return Blocks(count, np.arange(count), max(1, min(length, count)), False)
+    kept = np.arange(count) if frames is None else distinct(frames)
+    time = integrated_time(taps[kept[:_LONGEST]], sizes)
+    return Blocks(count, kept, max(1, math.ceil(time)), True)
+
+
+def distinct(frames: NDArray[Any]) -> NDArray[np.int64]:
+    """Indices of the frames that differ from the last kept one."""
+    flat = np.asarray(frames).reshape(len(frames), -1)
+    kept = [0] if len(flat) else []
+    last: NDArray[np.float64] | None = None
+    spread = 0.0
+    for index in range(len(flat)):
+        frame = flat[index].astype(np.float64)
+        own = float(frame.var())
+        if last is not None:
+            apart = float(np.square(frame - last).mean())
+            if apart <= _SAME * (own + spread):
+                continue
+            kept.append(index)
+        last, spread = frame, own
+    return np.array(kept, dtype=np.int64)
+
+
+def integrated_time(taps: NDArray[Any], sizes: Sequence[int]) -> float:
+    """Frames per independent frame, at least 1; 1 where the order of the frames tells nothing."""
+    count = len(taps)
+    if count < 4:
+        return 1.0
+    gram = gram_of(taps, sizes)
+    lags = min(8, count // 4)
+    weights = 1 / np.arange(1, lags + 1)
+    random = np.random.default_rng(0)
+
+    def score(order: NDArray[np.int64]) -> float:
+        return float(sum(w * gram[order[:-k], order[k:]].mean() for k, w in enumerate(weights, start=1)))
+
+    in_time = score(np.arange(count))
+    shuffled = [score(random.permutation(count)) for _ in range(_ORDERS)]
+    if (1 + sum(other >= in_time for other in shuffled)) / (1 + _ORDERS) > _LEVEL:
+        return 1.0
+    correlations = [float(np.diagonal(gram, k).mean()) + 1 / (count - 1) for k in range(1, count // 2 + 1)]
+    total = 1.0
+    for first, second in zip(correlations[::2], [*correlations[1::2], 0.0], strict=False):
+        if first + second <= 0:
+            break
+        total += 2 * (first + second)
+    return max(1.0, min(total, float(count)))
+
+
+def gram_of(taps: NDArray[Any], sizes: Sequence[int]) -> NDArray[np.float64]:
+    """Shape (frames, frames): inner products of normal scores; layers weigh the same, mean diagonal 1."""
+    scores = normal_scores(taps)
+    total = np.zeros((len(taps), len(taps)))
+    for part in columns(sizes):
+        layer = scores[:, part]
+        if layer.size:
+            product = (layer @ layer.T).astype(np.float64)
+            trace = float(np.trace(product))
+            if trace > 0:
+                total += product * (len(taps) / trace)
+    mean = float(np.trace(total)) / max(len(taps), 1)
+    return total / mean if mean > 0 else total

@@ -1,0 +1,214 @@
+"""Do these frames look like what the network was trained on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.drift import images, tier0, tier1
+from bnfold.drift.blocks import Blocks, blocks_of
+from bnfold.drift.labels import histogram
+from bnfold.drift.observe import Frames, Observed, frames_of, observe
+from bnfold.drift.reference import Reference
+from bnfold.drift.result import DriftResult, LayerDrift, TierResult
+from bnfold.drift.taps import Taps, spread_factor
+from bnfold.drift.tier0 import LayerTest
+from bnfold.drift.verdict import broke, findings_of, not_finite
+from bnfold.errors import UsageError
+from bnfold.finding import Finding
+
+LEAST_FRAMES = 8
+"""Independent frames of a window below which there is no verdict."""
+LEAST_BASELINE = 20
+"""The same for a baseline; 50 to 200 are better."""
+_MOST = 512  # independent frames that are compared; of more, as many at even distances
+_KEPT_CHANNELS = 16
+
+
+def check(
+    monitored_artifact_or_module: Any,
+    frames: Frames,
+    *,
+    baseline: Frames | None = None,
+    train_batch: int = 32,
+    blocks: int | None = None,
+    margin: float = tier0.MARGIN,
+) -> DriftResult:
+    """Whether frames differ from what the network was trained on.
+
+    Tier 0 needs nothing but the network: its population statistics say what the mean of every channel
+    should be. Tier 1 compares with held-out frames, sees smaller changes, and decides where there are any:
+    given here, or recorded in the artifact.
+
+    Args:
+        monitored_artifact_or_module: a monitored artifact (its path, or opened by ``bnfold.open``), or an
+            ``nn.Module``, which is run in eval mode and left as it was.
+        frames: model inputs in the order of time, an array of floats whose first axis is the frames; a
+            dictionary of them by input name for several inputs.
+        baseline: held-out frames like those of training, 50 to 200 of them; None: the recorded ones, if any.
+        train_batch: the batch of training, which no checkpoint stores. It says how exact the running mean is,
+            and how far the running variance of a small batch is too small.
+        blocks: how many frames belong to one scene; None: estimated from the frames.
+        margin: the root mean square shift over a layer's channels, in deviations, that is no drift.
+
+    Returns:
+        The verdict. ``drifted`` is False where ``judged`` is: too few independent frames are no evidence.
+
+    Raises:
+        UsageError: BNF-U140 a clean artifact; BNF-U141 no BatchNorm to compare with; BNF-U142 neither an
+            artifact nor a module; BNF-U143 ``train_batch``, ``blocks`` or ``margin`` is out of range.
+        InputError: BNF-R030, BNF-R031 the frames do not fit; for an artifact as ``Model.predict``.
+        ArtifactError: as ``bnfold.open``; BNF-M030 the recorded reference is damaged.
+
+    The methods and their assumptions are in docs/drift.md.
+    """
+    _check_options(train_batch, blocks, margin)
+    seen = observe(monitored_artifact_or_module, frames)
+    reference = seen.reference
+    arrays = frames_of(frames)
+    pictures = next(iter(arrays.values()))
+    broken, usable = _broken(seen)
+    taps = seen.taps.take(usable)
+    ran = np.flatnonzero(seen.ran)[usable]
+    window = blocks_of(pictures[ran], taps.values, taps.sizes, length=blocks) if len(ran) else None
+    tiers = [_tier0(taps, window, reference, train_batch, margin)]
+    predictions = None if taps.scores is None else {"frames": histogram(taps.scores)}
+    compared = None
+    if baseline is not None:
+        held_out = observe(monitored_artifact_or_module, baseline, "baseline")
+        compared = next(iter(frames_of(baseline, "baseline").values()))
+        before = held_out.taps.take(held_out.taps.finite)
+        kept = compared[np.flatnonzero(held_out.ran)[held_out.taps.finite]]
+        others = blocks_of(kept, before.values, before.sizes) if len(before) else None
+        tiers.insert(0, _tier1(taps.values, window, before.values, others, reference, taps, margin))
+        if predictions is not None and before.scores is not None:
+            predictions["baseline"] = histogram(before.scores)
+    elif reference.baseline is not None:
+        recorded = reference.baseline
+        coded = recorded.decode(recorded.code(taps.values)).astype(np.float32)
+        held = Blocks(recorded.frames, np.arange(recorded.frames), 1, True)
+        tiers.insert(
+            0, _tier1(coded, window, recorded.values.astype(np.float32), held, reference, taps, margin)
+        )
+        if predictions is not None and recorded.predictions is not None:
+            predictions["baseline"] = recorded.predictions
+    changes = images.changes(pictures[ran], compared) if len(ran) else []
+    findings = findings_of(tiers, window, changes, predictions, reference, train_batch, broken)
+    return DriftResult(
+        bool(broken) or tiers[0].drifted,
+        bool(broken) or tiers[0].judged,
+        findings,
+        tuple(tiers),
+        len(pictures),
+        window.effective if window else 0,
+        window.length if window else 1,
+        train_batch,
+        changes,
+        predictions,
+        reference.left_out,
+    )
+
+
+def _check_options(train_batch: int, blocks: int | None, margin: float) -> None:
+    for name, value, least in (("train_batch", train_batch, 1), ("blocks", blocks, 1), ("margin", margin, 0)):
+        if value is not None and not value >= least:
+            raise UsageError("BNF-U143", f"{name} is {value}", where=name, fix=f"give at least {least}")
+
+
+def _broken(seen: Observed) -> tuple[list[Finding], NDArray[np.bool_]]:
+    """Findings of what is not finite, and which of the frames that ran can be tested."""
+    found = []
+    total = len(seen.ran)
+    if not seen.ran.all():
+        found.append(not_finite([int(i) for i in np.flatnonzero(~seen.ran)], total))
+    usable = seen.taps.finite & seen.outputs_finite
+    if not usable.all():
+        origin = seen.taps.first_not_finite()
+        where = "outputs" if origin is None else seen.reference.layers[origin[0]].name
+        frames = np.flatnonzero(seen.ran)[~usable]
+        found.append(broke(where, [int(i) for i in frames], int(seen.ran.sum())))
+    return found, usable
+
+
+def _tier0(
+    taps: Taps, window: Blocks | None, reference: Reference, train_batch: int, margin: float
+) -> TierResult:
+    frames = window.effective if window else 0
+    factors = [spread_factor(layer, train_batch) for layer in reference.layers]
+    thin = _thin(frames)
+    if not thin and not np.isfinite(factors).all():
+        thin = "with a training batch of 1 the running variance says nothing of the spread between frames"
+    if thin or window is None:
+        return TierResult(0, False, False, thin, frames)
+    means = window.means(taps.values)
+    means = means[np.unique(np.linspace(0, len(means) - 1, _MOST).astype(int))]
+    edges = np.cumsum(taps.sizes)[:-1]
+    layers = [
+        part / np.sqrt(factor) for part, factor in zip(np.split(means, edges, axis=1), factors, strict=True)
+    ]
+    tests = tier0.judge(
+        layers,
+        [layer.frames_behind(train_batch) for layer in reference.layers],
+        [None if layer.momentum is None else layer.batches for layer in reference.layers],
+        margin=margin,
+    )
+    results = _layers(tests, reference, taps)
+    return TierResult(0, True, any(t.significant for t in tests), "", frames, layers=results)
+
+
+def _tier1(
+    values: NDArray[np.float32],
+    window: Blocks | None,
+    held_out: NDArray[np.float32],
+    others: Blocks | None,
+    reference: Reference,
+    taps: Taps,
+    margin: float,
+) -> TierResult:
+    frames, baseline = (window.effective if window else 0), (others.effective if others else 0)
+    thin = _thin(frames)
+    if not thin and baseline < LEAST_BASELINE:
+        thin = f"the baseline is worth {baseline} independent frames; {LEAST_BASELINE} are needed"
+    if thin or window is None or others is None:
+        return TierResult(1, False, False, thin, frames, baseline)
+    now, before = _spaced(window.starts), _spaced(others.starts)
+    p, tests = tier1.judge(values[now], held_out[before], taps.sizes, margin=margin)
+    drifted = p <= tier1.ALPHA and any(test.significant for test in tests)
+    return TierResult(1, True, drifted, "", frames, baseline, p, _layers(tests, reference, taps))
+
+
+def _thin(frames: int) -> str:
+    if frames >= LEAST_FRAMES:
+        return ""
+    return f"the frames are worth {frames} independent ones; {LEAST_FRAMES} are needed"
+
+
+def _spaced(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    chosen: NDArray[np.int64] = indices[np.unique(np.linspace(0, len(indices) - 1, _MOST).astype(int))]
+    return chosen
+
+
+def _layers(tests: Sequence[LayerTest], reference: Reference, taps: Taps) -> tuple[LayerDrift, ...]:
+    found = []
+    for test, layer, channels in zip(tests, reference.layers, taps.channels, strict=True):
+        shown = test.channels[:_KEPT_CHANNELS]
+        if test.significant and not shown and len(test.shifts):
+            shown = tuple(int(c) for c in np.argsort(-np.abs(test.shifts))[:3])
+        found.append(
+            LayerDrift(
+                layer.name,
+                test.effect,
+                test.limit,
+                test.significant,
+                test.by,
+                test.strength,
+                test.detectable,
+                test.p,
+                tuple(int(channels[c]) for c in shown),
+                tuple(float(test.shifts[c]) for c in shown),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,49 @@
+"""Normal scores: each channel's ranks among the pooled frames, as quantiles of the normal distribution.
+
+Whatever a channel's tails, its scores are bounded and the same for every channel (van der Waerden, 1952). A
+value that occurs several times has the mean of its ranks.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.drift.distributions import normal_quantile
+
+Array = NDArray[np.float32]
+
+
+@lru_cache(maxsize=64)
+def _table(frames: int) -> Array:
+    """The score of rank 0, 1/2, 1, 3/2, ... frames - 1; mid-ranks have halves."""
+    ranks = np.arange(2 * frames - 1) / 2
+    return np.array([normal_quantile((rank + 0.5) / frames) for rank in ranks], dtype=np.float32)
+
+
+def normal_scores(values: NDArray[Any]) -> Array:
+    """Float32, shape (frames, channels): scores with mean 0 and variance 1 over the frames of each channel.
+
+    A channel that is constant has score 0 everywhere.
+    """
+    frames = len(values)
+    rows = np.ascontiguousarray(values.T)
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    # The first and the last place of each run of equal values; their sum is twice the mean rank
+    places = np.broadcast_to(np.arange(frames), ordered.shape)
+    begins = np.ones(ordered.shape, dtype=bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = np.ones_like(begins)
+    ends[:, :-1] = begins[:, 1:]
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, places, frames)[:, ::-1], axis=1)[:, ::-1]
+    found = np.empty(rows.shape, dtype=np.float32)
+    np.put_along_axis(found, order, _table(frames)[first + last], axis=1)
+    found -= found.mean(axis=1, keepdims=True)
+    deviation = found.std(axis=1, keepdims=True)
+    found /= np.where(deviation > 1e-6, deviation, np.inf)
+    return found.T

@@ -1,0 +1,181 @@
+"""Tier 0: do frames fit the population statistics alone? No data of training are needed.
+
+For one layer, the window's n independent frames give standardised taps z_i of C channels, clipped at 3 so
+that no frame and no channel dominates. Under training E z = 0 and Var z <= 1.
+
+*Shift.* R^2 = |mean z|^2 / C. What it is without drift has three parts. Chance: n R^2 is about tr S / C times
+a chi-square over its d degrees of freedom, with d = tr(S)^2 / tr(S^2) from the window's own covariance S
+(Satterthwaite's match of two moments; F instead of chi-square, as S is estimated). The reference's own error:
+S / n_ref, where the running mean averages n_ref = B (2 - m) / m frames. And the gap g between the statistics
+and held-out data (the average lags behind the weights, upstream layers were normalised by their batch), at
+most ``margin`` in root mean square, more for a short training. An alarm needs
+
+    R^2 > g^2 + v + sqrt(((q - 1) v)^2 + (2 z g)^2 v / d),    v = (1/n + 1/n_ref) tr S / C,
+
+where q is the quantile of F, and the second term under the root is what gap and chance make together.
+
+*Channel.* One channel's mean, against the bound 1 on its deviation.
+
+*Spread.* The mean of z^2 over frames and channels is at most 1 without drift: more tells of a larger scale.
+
+Every layer is tested at alpha over the number of layers (Bonferroni), so that alpha bounds the family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.drift.distributions import f_quantile, normal_quantile, t_quantile
+
+Array = NDArray[np.float64]
+
+ALPHA = 0.01
+MARGIN = 0.05
+_CLIP = 3.0
+_SHARES = {"shift": 0.8, "channel": 0.1, "spread": 0.1}
+_CHANNEL_MARGIN = 4.0  # times the margin: a single channel's gap, where the layer's mean square is the margin
+_SPREAD_MARGIN = 0.25
+_SHORT = 16.0  # batches: an average over T batches adds (this / T)^1.5 to the margin
+_LARGEST = 3.0  # times the margin, at most: a recalibration has a small T as well, and no lag
+_ALONG = 2.5  # standard deviations of chance along the gap
+
+
+@dataclass(frozen=True)
+class LayerTest:
+    """What one layer showed.
+
+    Attributes:
+        effect: root mean square over the channels of the mean shift beyond chance, in deviations.
+        limit: what the layer's ``effect`` may be without drift: the margin as used here.
+        significant: whether any of its tests passes its threshold.
+        by: which: ``shift``, ``spread``, ``channel``; empty if none.
+        strength: the largest ratio of a statistic to its threshold.
+        detectable: an effect of this size would have been seen with probability 0.9.
+        shifts: shape (channels,), mean shift of each channel in deviations.
+        channels: columns that stand out by themselves, the largest first.
+        p: family-wise; None at tier 0, which gives a threshold only.
+    """
+
+    effect: float
+    limit: float
+    significant: bool
+    by: tuple[str, ...]
+    strength: float
+    detectable: float
+    shifts: Array
+    channels: tuple[int, ...]
+    p: float | None = None
+
+
+def judge(
+    layers: Sequence[NDArray[np.floating]],
+    frames_behind: Sequence[float],
+    batches: Sequence[int | None],
+    *,
+    alpha: float = ALPHA,
+    margin: float = MARGIN,
+) -> list[LayerTest]:
+    """One test for each layer; a layer without channels passes.
+
+    Args:
+        layers: taps of independent frames, each (frames, channels), divided by the layer's spread factor.
+        frames_behind: n_ref of each layer.
+        batches: ``num_batches_tracked`` of each layer, or None.
+        alpha: the rate of false alarms over all layers.
+        margin: the gap that is no drift, in deviations.
+    """
+    family = max(1, sum(layer.shape[1] > 0 for layer in layers))
+    channels = max(1, sum(layer.shape[1] for layer in layers))
+    return [
+        _layer(
+            np.clip(layer, -_CLIP, _CLIP).astype(np.float64),
+            behind,
+            _gap(margin, seen),
+            alpha,
+            family,
+            channels,
+        )
+        for layer, behind, seen in zip(layers, frames_behind, batches, strict=True)
+    ]
+
+
+def _gap(margin: float, batches: int | None) -> float:
+    return margin if not batches else min(margin + (_SHORT / batches) ** 1.5, _LARGEST * margin)
+
+
+def _layer(z: Array, behind: float, gap: float, alpha: float, family: int, total: int) -> LayerTest:
+    n, channels = z.shape
+    if channels == 0 or n < 2:
+        return LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ())
+    mean = z.mean(axis=0)
+    trace, square, largest = spectrum(z - mean)
+    noise = 1 / n + 1 / behind
+    degrees = min(max(trace * trace / square, 1.0), float(min(n - 1, channels))) if square > 0 else 1.0
+    shift = float(np.square(mean).mean())
+    tail = alpha * _SHARES["shift"] / family
+    chance = trace * noise * f_quantile(tail, round(degrees, 2), round(degrees * (n - 1), 2))
+    average = trace * noise
+    along = 2 * _ALONG * gap * math.sqrt(average / degrees)
+    threshold = gap * gap + average + math.hypot(chance - average, along)
+    strengths = {"shift": math.sqrt(shift / threshold)}
+
+    # One channel, against the known bound on its deviation
+    bound = normal_quantile(1 - alpha * _SHARES["channel"] / (2 * total)) * math.sqrt(noise)
+    limit = _CHANNEL_MARGIN * gap + bound
+    strengths["channel"] = float(np.abs(mean).max()) / limit
+
+    energy = np.square(z).mean(axis=1)
+    error = float(energy.std(ddof=1)) / math.sqrt(n)
+    most = 1 + _SPREAD_MARGIN + t_quantile(alpha * _SHARES["spread"] / family, n - 1) * error
+    strengths["spread"] = float(energy.mean()) / most
+
+    by = tuple(name for name, strength in strengths.items() if strength > 1)
+    effect = math.sqrt(max(shift - average, 0.0))
+    return LayerTest(
+        effect, gap, bool(by), by, max(strengths.values()),
+        detectable(threshold, trace, square, largest, noise), mean, outstanding(z, mean, gap, alpha),
+    )  # fmt: skip
+
+
+def spectrum(centred: Array) -> tuple[float, float, float]:
+    """tr S / C, tr S^2 / C^2 and the largest eigenvalue over C, of the covariance S of centred frames.
+
+    The second is freed of the part that the n fourth powers on the diagonal would add.
+    """
+    n, channels = centred.shape
+    gram = centred @ centred.T / channels
+    trace = float(np.trace(gram)) / (n - 1)
+    off = float(np.square(gram).sum() - np.square(np.diag(gram)).sum()) / (n * (n - 1))
+    top = float(np.linalg.eigvalsh(gram)[-1]) / (n - 1)
+    return trace, max(off, trace * trace / channels, 1e-30), top
+
+
+def detectable(threshold: float, trace: float, square: float, largest: float, noise: float) -> float:
+    """The smallest effect e that passes the threshold with probability 0.9.
+
+    e^2 + tr S noise is what R^2 is on average; its deviation has a part of chance alone and one along e.
+    """
+    z = normal_quantile(0.9)
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        e = (low + high) / 2
+        deviation = math.sqrt(2 * square * noise * noise + 4 * e * e * largest * noise)
+        if e * e + trace * noise - z * deviation < threshold:
+            low = e
+        else:
+            high = e
+    return high
+
+
+def outstanding(z: Array, mean: Array, gap: float, alpha: float) -> tuple[int, ...]:
+    """Columns whose own mean is beyond the gap by Student's t, corrected for their number; largest first."""
+    n, channels = z.shape
+    error = z.std(axis=0, ddof=1) / math.sqrt(n)
+    beyond = np.abs(mean) - 2 * gap - t_quantile(alpha / (2 * channels), n - 1) * error
+    found = np.flatnonzero(beyond > 0)
+    return tuple(int(c) for c in found[np.argsort(-np.abs(mean[found]))])

@@ -1,0 +1,169 @@
+"""Tier 1: do frames look like held-out frames? A permutation test over the frames themselves.
+
+If the window's frames and the baseline's come from one distribution, every way to deal the pooled N frames
+into a group of the window's size and the rest is equally likely. So the share of deals whose statistic is at
+least the observed one is an exact p-value, whatever the tails, the dependence between channels and their
+number. The statistic is the largest over all layers of three, each brought to mean 0 and deviation 1 over the
+deals; the largest over a family gives p-values that hold for the family (Westfall and Young, 1993).
+
+With the normal scores A (N frames, C channels) of one layer, its Gram matrix K = A A' / C, and w the contrast
+of a deal (1/n for the window's frames, -1/n0 for the others):
+
+- *shift*: w' H w, H = K (K + lambda I)^-1: the distance of the two means, measured in the pooled covariance
+  with a ridge (regularised Hotelling; Chen, Paul, Prentice and Wang, 2011). lambda is 0.3 of the mean
+  eigenvalue. The cube root brings it near a normal (Wilson and Hilferty, 1931).
+- *spread*: |w' h| with h the normal scores of diag H, a frame's distance from the centre: noise, or variety
+  that was never seen.
+- *channel*: the largest |A' w|: one channel alone.
+
+K is N x N however many channels there are, so that 17,000 channels and 1,000 deals are a few matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.drift.distributions import normal_quantile
+from bnfold.drift.scores import normal_scores
+from bnfold.drift.taps import columns
+from bnfold.drift.tier0 import LayerTest, detectable, spectrum
+
+Array = NDArray[np.float64]
+
+ALPHA = 0.05
+MARGIN = 0.05
+DEALS = 999
+_RIDGE = 0.3
+_CLIP = 3.0
+_TESTS = ("shift", "spread", "channel")
+
+
+def judge(
+    window: NDArray[np.floating],
+    baseline: NDArray[np.floating],
+    sizes: Sequence[int],
+    *,
+    alpha: float = ALPHA,
+    margin: float = MARGIN,
+    deals: int = DEALS,
+) -> tuple[float, list[LayerTest]]:
+    """The p-value of the whole, and one result for each layer.
+
+    Args:
+        window, baseline: standardised taps of independent frames, (n, channels) and (n0, channels).
+        sizes: channels of each layer.
+        alpha: the rate of false alarms, over all layers and tests.
+        margin: the effect below which a layer is not blamed, in deviations.
+        deals: how often the frames are dealt anew. The deals are the same in every call: so is the verdict.
+    """
+    n, n0 = len(window), len(baseline)
+    pooled = np.concatenate([baseline, window]).astype(np.float32)
+    contrasts = _contrasts(n, n0, deals)
+    statistics = np.full((len(sizes), len(_TESTS), deals + 1), -np.inf)
+    loudest: list[NDArray[np.float32]] = []
+    scores = normal_scores(pooled)
+    parts = columns(sizes)
+    for index, part in enumerate(parts):
+        layer = scores[:, part]
+        if layer.shape[1]:
+            statistics[index], channel = _layer(layer, contrasts)
+            loudest.append(channel)
+        else:
+            loudest.append(np.empty(0, dtype=np.float32))
+    largest = statistics.max(axis=(0, 1))
+    order = np.sort(largest)
+
+    def family(observed: float) -> float:
+        """The share of deals whose largest statistic is at least this."""
+        return float(len(order) - np.searchsorted(order, observed - 1e-6)) / len(order)
+
+    critical = float(order[math.ceil((1 - alpha) * len(order)) - 1])
+    results = []
+    for index, part in enumerate(parts):
+        observed = statistics[index, :, 0]
+        results.append(
+            _result(
+                pooled[:, part],
+                n0,
+                observed,
+                family(float(observed.max())),
+                critical,
+                loudest[index],
+                alpha,
+                margin,
+            )
+        )
+    return family(float(largest[0])), results
+
+
+def _contrasts(n: int, n0: int, deals: int) -> NDArray[np.float32]:
+    """Shape (frames, deals + 1); the first column is how the frames really lie."""
+    random = np.random.default_rng([n, n0])
+    total = n + n0
+    found = np.full((total, deals + 1), -1 / n0, dtype=np.float32)
+    found[n0:, 0] = 1 / n
+    for deal in range(1, deals + 1):
+        found[random.permutation(total)[:n], deal] = 1 / n
+    return found
+
+
+def _layer(scores: NDArray[np.float32], contrasts: NDArray[np.float32]) -> tuple[Array, NDArray[np.float32]]:
+    """Three standardised statistics for every deal, and the observed contrast of every channel."""
+    total, channels = scores.shape
+    gram = (scores @ scores.T / channels).astype(np.float64)
+    values, vectors = np.linalg.eigh(gram)
+    values = np.maximum(values, 0)
+    ridge = _RIDGE * values.sum() / min(total - 1, channels)
+    shares = values / (values + ridge) if ridge > 0 else np.zeros_like(values)
+    rotated = vectors.T.astype(np.float32) @ contrasts
+    shift = np.cbrt(shares @ np.square(rotated.astype(np.float64)))
+    distance = np.square(vectors) @ shares
+    spread = np.abs(normal_scores(distance[:, None].astype(np.float32))[:, 0] @ contrasts).astype(np.float64)
+    each = scores.T @ contrasts
+    channel = np.abs(each).max(axis=0).astype(np.float64)
+    found = np.stack([shift, spread, channel])
+    deviation = found.std(axis=1, keepdims=True)
+    # Rounding leaves dust on statistics that cannot vary, as when all channels are constant
+    found = np.where(
+        deviation > 1e-9, (found - found.mean(axis=1, keepdims=True)) / np.maximum(deviation, 1e-9), 0
+    )
+    return found, each[:, 0]
+
+
+def _result(
+    pooled: NDArray[np.float32],
+    n0: int,
+    observed: Array,
+    p: float,
+    critical: float,
+    channel: NDArray[np.float32],
+    alpha: float,
+    margin: float,
+) -> LayerTest:
+    """One layer's effects in deviations, next to what its tests say."""
+    channels = pooled.shape[1]
+    if not channels:
+        return LayerTest(0.0, margin, False, (), 0.0, math.inf, np.zeros(0), (), 1.0)
+    clipped = np.clip(pooled, -_CLIP, _CLIP).astype(np.float64)
+    before, now = clipped[:n0], clipped[n0:]
+    n = len(now)
+    noise = 1 / n + 1 / n0
+    shifts = now.mean(axis=0) - before.mean(axis=0)
+    trace, square, top = spectrum(np.concatenate([before - before.mean(axis=0), now - now.mean(axis=0)]))
+    effect = math.sqrt(max(float(np.square(shifts).mean()) - trace * noise, 0.0))
+    # Under dealing, sqrt(noise) times a score's deviation is a channel's standard error
+    standard = np.abs(channel) / math.sqrt(noise)
+    limit = normal_quantile(1 - alpha / (2 * channels))
+    found = np.flatnonzero((standard > limit) & (np.abs(shifts) > margin))
+    found = found[np.argsort(-np.abs(shifts[found]))]
+    by = tuple(name for name, value in zip(_TESTS, observed, strict=True) if value > critical)
+    worth = effect > margin or "spread" in by or bool(len(found))
+    threshold = trace * noise + critical * math.sqrt(2 * square) * noise + margin * margin
+    return LayerTest(
+        effect, margin, p <= alpha and worth, by, float(observed.max()) / max(critical, 1e-9),
+        detectable(threshold, trace, square, top, noise), shifts, tuple(int(c) for c in found), p,
+    )  # fmt: skip

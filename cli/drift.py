@@ -1,0 +1,104 @@
+"""``bnfold drift``: do frames look like what the network was trained on? Needs numpy and one interpreter."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnfold.errors import InputError
+from bnfold.report.drift import render_drift
+
+from . import values
+from .command import CommandParser, Context, Outcome
+from .run import INTERPRETERS
+
+if TYPE_CHECKING:
+    from bnfold.runtime import Model
+    from bnfold.runtime.session import Array
+
+
+def configure(parser: CommandParser) -> None:
+    """The options."""
+    parser.add_argument(
+        "artifact",
+        metavar="ARTIFACT",
+        help="a NAME.monitor.onnx or .tflite, made by bnfold convert --monitor",
+    )
+    parser.option(
+        "--frames", required=True, metavar="DIR|FILE", help="frames of the new place, in the order of time"
+    )
+    parser.option(
+        "--baseline",
+        metavar="DIR|FILE",
+        help="held-out frames like those of training, 50 to 200; default: the ones recorded at conversion",
+    )
+    parser.option(
+        "--train-batch",
+        type=values.whole(1, 10**6),
+        default=32,
+        metavar="N",
+        help="the batch size of training; default 32",
+    )
+    parser.option(
+        "--blocks",
+        type=values.whole(1, 10**6),
+        metavar="N",
+        help="frames that belong to one scene; default: estimated from the frames",
+    )
+    parser.option("--threads", type=values.whole(1, 1024), default=1, metavar="N", help="default 1")
+    parser.option(
+        "--runtime",
+        choices=INTERPRETERS,
+        metavar="NAME",
+        help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
+    )
+
+
+def run(options: argparse.Namespace, context: Context) -> Outcome:
+    """Run the frames through the monitored artifact, compare, report."""
+    import bnfold
+    from bnfold.drift.observe import reference_of
+
+    context.progress(f"opening {Path(options.artifact).name}")
+    model = bnfold.open(options.artifact, threads=options.threads, runtime=options.runtime)
+    reference_of(model)  # a clean artifact is refused before anything is read
+    given = {}
+    for what in ("frames", "baseline"):
+        path = getattr(options, what)
+        if path is not None:
+            context.progress(f"reading {path}")
+            given[what] = inputs_of(path, model)
+    context.progress("running the frames")
+    result = bnfold.drift.check(
+        model,
+        given["frames"],
+        baseline=given.get("baseline"),
+        train_batch=options.train_batch,
+        blocks=options.blocks,
+    )
+    document = {"artifact": options.artifact, "runtime": model.runtime, **result.to_json()}
+    return Outcome(not result.drifted, document, lambda style: render_drift(document, style))
+
+
+def inputs_of(path: str, model: Model) -> dict[str, Array]:
+    """The frames at a path as model inputs by name, the first axis is the frames.
+
+    Raises:
+        InputError: as :func:`bnfold.runtime.frames.read` and :meth:`Model.prepare`; the frame is named.
+    """
+    import numpy as np
+
+    from bnfold.runtime import frames
+
+    names = [spec.name for spec in model.inputs]
+    rows: dict[str, list[Any]] = {name: [] for name in names}
+    for name, frame in frames.read(path, inputs=names):
+        try:
+            prepared = model.prepare(frame, finite=False)
+        except InputError as error:
+            error.where = f"{name}, {error.where}" if error.where else name
+            raise
+        for key, array in prepared.items():
+            rows[key].append(array)
+    return {key: np.concatenate(arrays) for key, arrays in rows.items()}

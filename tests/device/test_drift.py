@@ -1,0 +1,78 @@
+"""``bnfold drift`` where there is no torch, on both formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import bnfold
+
+from .conftest import Case, Cli
+
+pytestmark = pytest.mark.device
+
+
+@pytest.fixture(scope="session")
+def monitored(folder: Path, target: str) -> Path:
+    return folder / f"mnist_mobilenet.monitor.{target}"
+
+
+def test_the_monitored_file_gives_the_same_answers(digits: Case, monitored: Path) -> None:
+    model = bnfold.open(monitored)
+    assert [spec.name for spec in model.answers] == ["output"]
+    for index in range(4):
+        clean = digits.model.predict(digits.frames[index])["output"]
+        outputs = model.predict(digits.frames[index])
+        np.testing.assert_allclose(outputs["output"], clean, atol=digits.tolerance["output"])
+        assert len(outputs) == 1 + 19
+    assert all(check.passed for check in model.self_test())
+
+
+def test_frames_like_those_of_training_are_no_drift(monitored: Path, folder: Path, cli: Cli) -> None:
+    result = cli("drift", monitored, "--frames", folder / "digits.npz", "--format", "json")
+    assert (result.status, result.err) == (0, "")
+    document = result.document
+    assert (document["drifted"], document["judged"], document["passed"]) == (False, True, True)
+    assert [tier["tier"] for tier in document["tiers"]] == [1, 0]  # the recorded frames decide
+    assert document["tiers"][0]["baseline_frames"] == 64
+
+
+def test_another_camera_is_drift(monitored: Path, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    with np.load(folder / "digits.npz") as archive:
+        frames = archive["frames"]
+    np.save(tmp_path / "bright.npy", np.clip(frames.astype(int) + 90, 0, 255).astype(np.uint8))
+    result = cli("drift", monitored, "--frames", tmp_path / "bright.npy", "--format", "json")
+    assert result.status == 1
+    document = result.document
+    assert (document["drifted"], document["passed"]) == (True, False)
+    first = document["findings"][0]
+    assert (first["code"], first["severity"]) == ("BNF-A017", "error")
+    assert first["where"].startswith("features.1[")
+    words = cli("drift", monitored, "--frames", tmp_path / "bright.npy")
+    assert words.status == 1
+    assert words.out.rstrip().endswith("drift")
+    assert all(len(line) <= 80 for line in words.out.splitlines())
+
+
+def test_a_clean_file_is_refused_with_the_command_that_makes_the_other(
+    digits: Case, folder: Path, cli: Cli
+) -> None:
+    result = cli("drift", digits.path, "--frames", folder / "digits.npz")
+    assert result.status == 2
+    assert "BNF-U080" in result.err
+    assert "--monitor" in result.err
+
+
+def test_run_shows_the_answers_alone(monitored: Path, folder: Path, cli: Cli) -> None:
+    document = cli("run", monitored, folder / "digit.npy", "--format", "json").document
+    assert [entry["output"] for entry in document["frames"][0]["outputs"]] == ["output"]
+
+
+def test_too_few_frames_give_no_verdict(monitored: Path, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    with np.load(folder / "digits.npz") as archive:
+        np.save(tmp_path / "few.npy", archive["frames"][:3])
+    document = cli("drift", monitored, "--frames", tmp_path / "few.npy", "--format", "json").document
+    assert (document["judged"], document["drifted"]) == (False, False)
+    assert cli("drift", monitored, "--frames", tmp_path / "few.npy").out.rstrip().endswith("no verdict")

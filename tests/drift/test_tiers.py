@@ -1,0 +1,140 @@
+"""The two tests on drawn taps: rates without drift, power with it, blame, and what the numbers mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bnfold.drift import tier0, tier1
+from bnfold.drift.tier0 import LayerTest
+
+SIZES = (6, 40, 200)
+Array = NDArray[np.float64]
+
+
+def drawn(frames: int, seed: int, *, heavy: bool = False) -> Array:
+    """Three layers that share factors; ``heavy``: one frame in fifty is far out in most channels."""
+    random = np.random.default_rng(seed)
+    factors = random.normal(size=(frames, 5))
+    mix = np.random.default_rng(99).normal(size=(5, sum(SIZES)))
+    values = 0.3 * factors @ mix + 0.4 * random.normal(size=(frames, sum(SIZES)))
+    if heavy:
+        far = (random.uniform(size=(frames, 1)) < 0.02) * random.standard_t(1.5, (frames, sum(SIZES))) * 8
+        values = 0.3 * values + far
+    return values
+
+
+def split(values: Array) -> list[Array]:
+    return np.split(values, np.cumsum(SIZES)[:-1], axis=1)
+
+
+def zero(values: Array, batches: int | None = None) -> list[LayerTest]:
+    return tier0.judge(split(values), [600.0] * 3, [batches] * 3)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize("frames", [8, 64])
+def test_tier_0_without_drift(frames: int, heavy: bool) -> None:
+    alarms = [any(t.significant for t in zero(drawn(frames, seed, heavy=heavy))) for seed in range(200)]
+    assert sum(alarms) <= 4  # at 1%: 2 expected, more than 4 with probability 0.05
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_tier_1_without_drift(heavy: bool) -> None:
+    alarms = 0
+    for seed in range(150):
+        values = drawn(60, seed, heavy=heavy)
+        p, tests = tier1.judge(values[:16], values[16:], SIZES, deals=99)
+        alarms += p <= 0.05 and any(t.significant for t in tests)
+    assert alarms <= 14  # at 5%: 7.5 expected, more than 14 with probability 0.01
+
+
+def test_the_p_value_is_uniform() -> None:
+    found = []
+    for seed in range(200):
+        values = drawn(50, 1000 + seed, heavy=True)
+        found.append(tier1.judge(values[:20], values[20:], SIZES, deals=99)[0])
+    for level in (0.1, 0.25, 0.5, 0.75):
+        assert np.mean(np.array(found) <= level) == pytest.approx(level, abs=0.1)
+
+
+def shifted(values: Array, by: float, *, first: int = 0, channels: slice = slice(None)) -> Array:
+    """A shift from one layer on."""
+    moved = [part.copy() for part in split(values)]
+    for part in moved[first:]:
+        part[:, channels] += by * np.where(np.arange(part.shape[1]) % 2, 1, -1)[channels]
+    return np.concatenate(moved, axis=1)
+
+
+def test_the_earliest_layer_is_blamed() -> None:
+    for seed in range(10):
+        now = shifted(drawn(64, seed), 0.4, first=1)
+        before = drawn(100, 500 + seed)
+        for tests in (zero(now), tier1.judge(now, before, SIZES, deals=199)[1]):
+            assert [t.significant for t in tests] == [False, True, True]
+            assert tests[1].effect == pytest.approx(0.4, abs=0.12)
+            assert "shift" in tests[1].by
+
+
+def test_one_channel_alone_is_seen_and_named() -> None:
+    now = shifted(drawn(64, 3), 1.2, first=2, channels=slice(17, 18))
+    for tests in (zero(now), tier1.judge(now, drawn(100, 77), SIZES, deals=199)[1]):
+        last = tests[2]
+        assert last.significant
+        assert last.channels[0] == 17
+        assert last.shifts[17] == pytest.approx(1.2, abs=0.35)
+        assert not tests[0].significant
+        assert not tests[1].significant
+
+
+def test_a_wider_spread_without_a_shift_is_seen() -> None:
+    now, before = 2.5 * drawn(64, 4), drawn(100, 5)
+    assert any("spread" in t.by for t in zero(2 * now))
+    p, tests = tier1.judge(now, before, SIZES, deals=199)
+    assert p <= 0.01
+    assert any("spread" in t.by for t in tests)
+    assert any(t.significant for t in tests)
+
+
+def test_a_shift_within_the_margin_is_no_drift() -> None:
+    small = [shifted(drawn(300, seed), 0.04) for seed in range(6)]
+    assert not any(t.significant for values in small for t in zero(values))
+    large = [shifted(drawn(300, seed), 0.15) for seed in range(6)]
+    assert all(any(t.significant for t in zero(values)) for values in large)
+
+
+def test_a_short_training_has_a_wider_margin() -> None:
+    limits = [zero(drawn(16, 0), batches)[0].limit for batches in (None, 100_000, 300, 75, 2)]
+    assert limits[0] == tier0.MARGIN
+    assert limits == sorted(limits)
+    assert limits[-1] == pytest.approx(3 * tier0.MARGIN)
+
+
+def test_what_is_called_detectable_is_detected() -> None:
+    sizes = zero(drawn(64, 0))[1].detectable
+    hits = sum(zero(shifted(drawn(64, seed), sizes, first=1))[1].significant for seed in range(60))
+    assert hits >= 49  # 0.9 of 60 is 54
+    assert sizes < zero(drawn(16, 0))[1].detectable
+
+
+def test_more_frames_of_the_same_make_the_effect_no_larger() -> None:
+    effects = [zero(shifted(drawn(n, 6), 0.3))[2].effect for n in (16, 64, 256)]
+    assert effects == pytest.approx([0.3] * 3, abs=0.08)
+
+
+def test_layers_without_live_channels_pass() -> None:
+    values = drawn(30, 0)
+    empty = np.empty((30, 0))
+    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2)
+    assert not tests[0].significant
+    p, layers = tier1.judge(values[:10], values[10:], (0, values.shape[1]), deals=99)
+    assert 0 < p <= 1
+    assert layers[0].p == 1.0
+
+
+def test_constant_channels_prove_nothing() -> None:
+    values = np.zeros((40, 5), dtype=np.float32)
+    p, tests = tier1.judge(values[:10], values[10:], (5,), deals=99)
+    assert p == 1.0
+    assert not tests[0].significant

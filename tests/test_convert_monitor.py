@@ -1,0 +1,116 @@
+"""convert with monitor: a second file, the same answers, and the reference that the drift checks read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bnfold
+from bnfold import manifest
+from bnfold.conversion import ConversionResult
+from bnfold.drift import Reference
+from bnfold.errors import UsageError
+from tests.verify.networks import SHAPE, Small, built, frames
+
+EXAMPLE = (torch.zeros(SHAPE),)
+
+
+def convert(output: Path, module: nn.Module | None = None, **options: Any) -> ConversionResult:
+    options = {"samples": frames(24), "name": "net", **options}
+    return bnfold.convert(module or built(Small), EXAMPLE, output=output, **options)
+
+
+@pytest.fixture(scope="module", params=["onnx", "tflite"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ConversionResult, Path, str]:
+    folder = tmp_path_factory.mktemp("monitor")
+    return convert(folder, to=(request.param,), monitor=True), folder, request.param
+
+
+def test_two_files_and_the_clean_one_is_as_ever(
+    made: tuple[ConversionResult, Path, str], tmp_path: Path
+) -> None:
+    result, folder, target = made
+    assert result.passed
+    assert [(a.role, a.path.name) for a in result.artifacts] == [
+        ("clean", f"net.{target}"), ("monitor", f"net.monitor.{target}"),
+    ]  # fmt: skip
+    assert sorted(p.name for p in folder.iterdir()) == [f"net.monitor.{target}", f"net.{target}"]
+    convert(tmp_path, to=(target,))
+    assert (tmp_path / f"net.{target}").read_bytes() == (folder / f"net.{target}").read_bytes()
+    roles = {(row.candidate, row.role) for row in result.parity}
+    assert roles == {("fold", "clean"), (target, "clean"), (target, "monitor")}
+
+
+def test_the_taps_are_what_the_module_gives_there(made: tuple[ConversionResult, Path, str]) -> None:
+    _, folder, target = made
+    model = bnfold.open(folder / f"net.monitor.{target}")
+    reference = Reference.from_json(model.manifest["drift_reference"])
+    assert model.manifest["role"] == "monitor"
+    module = built(Small)
+    seen: dict[str, np.ndarray] = {}
+    for name, child in module.named_modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.register_forward_hook(
+                lambda _, given, y, name=name: seen.__setitem__(
+                    name, y.reshape(*y.shape[:2], -1).mean(2).detach().numpy()
+                )
+            )
+    frame = frames(1, seed=5)[0]
+    with torch.no_grad():
+        answer = module(torch.from_numpy(frame[None] if frame.ndim == 3 else frame))
+    outputs = model.predict_raw(frame[None] if frame.ndim == 3 else frame)
+    np.testing.assert_allclose(outputs["output"], answer.numpy(), atol=1e-4)
+    assert {layer.name for layer in reference.layers} | set(reference.left_out) == set(seen)
+    for layer in reference.layers:
+        np.testing.assert_allclose(outputs[layer.tap], seen[layer.name], atol=1e-4, rtol=1e-4)
+
+
+def test_the_reference_is_in_population_terms(made: tuple[ConversionResult, Path, str]) -> None:
+    _, folder, target = made
+    module = built(Small)
+    layers = dict(module.named_modules())
+    for role in ("", ".monitor"):
+        recorded = manifest.read(folder / f"net{role}.{target}")["drift_reference"]
+        reference = Reference.from_json(recorded)
+        assert (reference.baseline is not None) == bool(role)
+        for layer in reference.layers:
+            bn: Any = layers[layer.name]
+            spread = bn.weight.abs() * (bn.running_var / (bn.running_var + bn.eps)).sqrt()
+            np.testing.assert_allclose(layer.mean, bn.bias.detach().numpy(), rtol=1e-6)
+            np.testing.assert_allclose(layer.deviation, spread.detach().numpy(), rtol=1e-6)
+            assert layer.momentum == bn.momentum
+            assert bool(layer.tap) == bool(role)
+
+
+def test_without_samples_there_is_no_baseline(tmp_path: Path) -> None:
+    convert(tmp_path, samples=None, monitor=True)
+    assert manifest.read(tmp_path / "net.monitor.onnx")["drift_reference"]["baseline"] is None
+
+
+def test_a_symbolic_batch_is_monitored_too(tmp_path: Path) -> None:
+    assert convert(tmp_path, monitor=True, dynamic_batch=True).passed
+    model = bnfold.open(tmp_path / "net.monitor.onnx")
+    batch = np.concatenate([f if f.ndim == 4 else f[None] for f in frames(3)])
+    tap = Reference.from_json(model.manifest["drift_reference"]).layers[0].tap
+    several = model.predict_raw(batch)[tap]
+    alone = model.predict_raw(batch[1:2])[tap]
+    np.testing.assert_allclose(several[1:2], alone, atol=1e-5)
+
+
+def test_nothing_to_monitor_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        convert(tmp_path, nn.Conv2d(3, 4, 3), monitor=True)
+    assert caught.value.code == "BNF-U092"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clean_file_without_a_batch_norm_has_no_reference(tmp_path: Path) -> None:
+    convert(tmp_path, nn.Conv2d(3, 4, 3))
+    assert manifest.read(tmp_path / "net.onnx")["drift_reference"] is None

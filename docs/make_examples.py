@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     "README.md",
     "docs/audit.md",
+    "docs/diagnose.md",
     "docs/command_line.md",
     "docs/device.md",
     "sample_models/robot_camera/README.md",

@@ -171,11 +171,10 @@ def examine(
     else:
         result = replace(result, **_judged(trained, evaluated, train_batch))
 
-        def revived(channels: dict[str, list[int]]) -> dict[str, Gap]:
+        def revived(channels: dict[str, list[int]], donor: int) -> dict[str, Gap]:
             tell("the frames with dead channels alive")
-            return gap.gaps(
-                passes.run(private, given.batches, "train", revived=channels), train_batch=train_batch
-            )
+            alive = passes.run(private, given.batches, "train", revived=channels, donor=donor)
+            return gap.gaps(alive, train_batch=train_batch)
 
         seen = Seen(trained, evaluated, result.own, result.carried, blame.sites(trained), revived)
         findings = with_breakdown(settle(said, seen, subject) + dependent, broken, result)

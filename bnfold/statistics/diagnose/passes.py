@@ -126,6 +126,7 @@ def run(
     mode: Mode,
     *,
     revived: Mapping[str, Sequence[int]] | None = None,
+    donor: int = 0,
 ) -> Pass:
     """Run all batches through a module that is in eval mode.
 
@@ -134,6 +135,7 @@ def run(
         batches: see `bnfold.statistics.batches`.
         mode: of the BatchNorms.
         revived: by call, channels that get a result as if they were alive: see `_revived`.
+        donor: which of the living channels they are made like.
 
     Raises:
         ValueError: in train mode, a batch has one value per channel (torch's message).
@@ -148,7 +150,7 @@ def run(
         result = call.by_batch() if mode == "train" else call.as_called()
         reading.output.add(result)
         if revived and call.name in revived:
-            return _revived(result, call, list(revived[call.name]))
+            return _revived(result, call, list(revived[call.name]), donor)
         return result
 
     with torch.no_grad(), answering(module, answer), _sizes(module, seen):
@@ -158,14 +160,18 @@ def run(
     return seen
 
 
-def _revived(result: Tensor, call: Call, channels: list[int]) -> Tensor:
-    """The result with dead channels as if alive: mean beta, deviation |gamma|, else like a living one."""
+def _revived(result: Tensor, call: Call, channels: list[int], first: int) -> Tensor:
+    """The result with dead channels as if alive: mean beta, deviation gamma, else like a living one."""
     living = [channel for channel in range(result.shape[1]) if channel not in channels]
     changed = result.clone()
     for number, channel in enumerate(channels):
-        donor = result[:, living[number % len(living)]] if living else torch.randn_like(result[:, channel])
+        donor = (
+            result[:, living[(first + number) % len(living)]]
+            if living
+            else torch.randn_like(result[:, channel])
+        )
         unit = (donor - donor.mean()) / donor.std().clamp_min(1e-12)
-        scale = 1.0 if call.weight is None else float(call.weight[channel].abs())
+        scale = 1.0 if call.weight is None else float(call.weight[channel])
         shift = 0.0 if call.bias is None else float(call.bias[channel])
         changed[:, channel] = unit * scale + shift
     return changed

@@ -20,7 +20,8 @@ class Seen:
         own: gaps in train mode: the layer's own statistics against what it reads.
         carried: gaps in eval mode: what the layers before did is in them.
         sites: by module with several call sites, how far these are apart.
-        revived: the gaps in train mode if some channels, by call, were alive.
+        revived: the gaps in train mode if some channels, by call, were alive and like a living one, which
+            is chosen by number.
     """
 
     trained: Pass
@@ -28,7 +29,7 @@ class Seen:
     own: Gaps
     carried: Gaps
     sites: Gaps
-    revived: Callable[[dict[str, list[int]]], Gaps]
+    revived: Callable[[dict[str, list[int]], int], Gaps]
 
     def owner(self, name: str) -> str:
         """The module of a call."""

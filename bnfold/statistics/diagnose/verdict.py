@@ -33,8 +33,9 @@ _WHOLE = {
 # warnings of a file that become errors where the frames show them
 _RAISED = {cause.code for cause in (causes.NEVER_UPDATED, causes.DRIFTED, causes.RANKS, causes.MOVED_APART)}
 
-# a stand-in for a dead channel is not what the channel was: half of what its death changed will do
-_REVIVED = 0.5
+# A stand-in for a dead channel is not what the channel was: half of what its death changed will do. In planted
+# faults the best of four took 68 % at least, and of gaps with another cause 34 % at most.
+_REVIVED, _DONORS = 0.5, 4
 
 
 def settle(said: list[Finding], seen: Seen, subject: Subject) -> list[Finding]:
@@ -115,7 +116,8 @@ def _vanished(finding: Finding, seen: Seen, open_: list[str], calls: list[str]) 
     behind = [name for name in open_ if calls and order.index(name) > order.index(calls[0])]
     if not behind:
         return finding, []
-    gone = blame.explained(seen.own, seen.revived(dict.fromkeys(calls, channels)), behind)
+    alive = dict.fromkeys(calls, channels)
+    gone = max(blame.explained(seen.own, seen.revived(alive, donor), behind) for donor in range(_DONORS))
     if gone < _REVIVED:
         return finding, []
     gap = seen.own[behind[0]]

@@ -127,7 +127,8 @@ class Planner:
             if move.after is None or len(move.before) != 1 or move.becomes is not None:
                 continue
             before, edges = self._inputs(source, move, [])
-            price = edges + self._changes(source, move)
+            copied = weights.copies(source, move, here, self.pending, forward=False)
+            price = edges + self._changes(source, move, copied)
             if price.bytes > 0 or price.operators > 0:
                 continue  # something of it would wait before the operator
             left = cost.lowered(move.after.affine, g.value(node))

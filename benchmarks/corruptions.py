@@ -1,4 +1,4 @@
-"""What can happen between the training set and the camera: each a function of frames with values from 0 to 1."""
+"""What can happen between training set and camera: functions of frames with values from 0 to 1."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 What it is for: the sample models are narrow and their channel means nearly normal. This one has the two
 things that break a test per channel: thousands of channels, and heavy tails (a crop of plain sky or text
-drives a few late channels far out). The photographs are those that scikit-learn and scikit-image ship in
-their wheels.
+drives a few late channels far out). The photographs are those that scikit-learn and scikit-image ship.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@
 reference, baseline   what travels with the network
 taps, observe         what frames give, from an artifact or a module
 blocks                how many independent frames a window is worth
-tier0, tier1          the tests; scores and distributions are theirs
+tier0, tier1, tiers   the tests; scores and distributions are theirs
 images, labels        what changed in the user's words
 check, verdict        the tests together, and their result as findings
 """

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.drift import images, tier0, tier1
+from bnfold.drift import images, tier0
 from bnfold.drift.blocks import Blocks, blocks_of
 from bnfold.drift.labels import histogram
 from bnfold.drift.observe import Frames, Observed, frames_of, observe
-from bnfold.drift.reference import Reference
-from bnfold.drift.result import DriftResult, LayerDrift, TierResult
-from bnfold.drift.taps import Taps, spread_factor
-from bnfold.drift.tier0 import LayerTest
+from bnfold.drift.result import DriftResult
+from bnfold.drift.tiers import tier_0, tier_1
 from bnfold.drift.verdict import broke, findings_of, not_finite
 from bnfold.errors import UsageError
 from bnfold.finding import Finding
-
-LEAST_FRAMES = 8
-"""Independent frames of a window below which there is no verdict."""
-LEAST_BASELINE = 20
-"""The same for a baseline; 50 to 200 are better."""
-_MOST = 512  # independent frames that are compared; of more, as many at even distances
-_KEPT_CHANNELS = 16
 
 
 def check(
@@ -74,7 +65,7 @@ def check(
     taps = seen.taps.take(usable)
     ran = np.flatnonzero(seen.ran)[usable]
     window = blocks_of(pictures[ran], taps.values, taps.sizes, length=blocks) if len(ran) else None
-    tiers = [_tier0(taps, window, reference, train_batch, margin)]
+    tiers = [tier_0(taps, window, reference, train_batch=train_batch, margin=margin)]
     predictions = None if taps.scores is None else {"frames": histogram(taps.scores)}
     compared = None
     if baseline is not None:
@@ -83,16 +74,15 @@ def check(
         before = held_out.taps.take(held_out.taps.finite)
         kept = compared[np.flatnonzero(held_out.ran)[held_out.taps.finite]]
         others = blocks_of(kept, before.values, before.sizes) if len(before) else None
-        tiers.insert(0, _tier1(taps.values, window, before.values, others, reference, taps, margin))
+        tiers.insert(0, tier_1(taps, window, before.values, others, reference, margin=margin))
         if predictions is not None and before.scores is not None:
             predictions["baseline"] = histogram(before.scores)
     elif reference.baseline is not None:
         recorded = reference.baseline
-        coded = recorded.decode(recorded.code(taps.values)).astype(np.float32)
+        coded = replace(taps, values=recorded.decode(recorded.code(taps.values)).astype(np.float32))
         held = Blocks(recorded.frames, np.arange(recorded.frames), 1, True)
-        tiers.insert(
-            0, _tier1(coded, window, recorded.values.astype(np.float32), held, reference, taps, margin)
-        )
+        known = recorded.values.astype(np.float32)
+        tiers.insert(0, tier_1(coded, window, known, held, reference, margin=margin))
         if predictions is not None and recorded.predictions is not None:
             predictions["baseline"] = recorded.predictions
     changes = images.changes(pictures[ran], compared) if len(ran) else []
@@ -131,84 +121,3 @@ def _broken(seen: Observed) -> tuple[list[Finding], NDArray[np.bool_]]:
         frames = np.flatnonzero(seen.ran)[~usable]
         found.append(broke(where, [int(i) for i in frames], int(seen.ran.sum())))
     return found, usable
-
-
-def _tier0(
-    taps: Taps, window: Blocks | None, reference: Reference, train_batch: int, margin: float
-) -> TierResult:
-    frames = window.effective if window else 0
-    factors = [spread_factor(layer, train_batch) for layer in reference.layers]
-    thin = _thin(frames)
-    if not thin and not np.isfinite(factors).all():
-        thin = "with a training batch of 1 the running variance says nothing of the spread between frames"
-    if thin or window is None:
-        return TierResult(0, False, False, thin, frames)
-    means = window.means(taps.values)
-    means = means[np.unique(np.linspace(0, len(means) - 1, _MOST).astype(int))]
-    edges = np.cumsum(taps.sizes)[:-1]
-    layers = [
-        part / np.sqrt(factor) for part, factor in zip(np.split(means, edges, axis=1), factors, strict=True)
-    ]
-    tests = tier0.judge(
-        layers,
-        [layer.frames_behind(train_batch) for layer in reference.layers],
-        [None if layer.momentum is None else layer.batches for layer in reference.layers],
-        margin=margin,
-    )
-    results = _layers(tests, reference, taps)
-    return TierResult(0, True, any(t.significant for t in tests), "", frames, layers=results)
-
-
-def _tier1(
-    values: NDArray[np.float32],
-    window: Blocks | None,
-    held_out: NDArray[np.float32],
-    others: Blocks | None,
-    reference: Reference,
-    taps: Taps,
-    margin: float,
-) -> TierResult:
-    frames, baseline = (window.effective if window else 0), (others.effective if others else 0)
-    thin = _thin(frames)
-    if not thin and baseline < LEAST_BASELINE:
-        thin = f"the baseline is worth {baseline} independent frames; {LEAST_BASELINE} are needed"
-    if thin or window is None or others is None:
-        return TierResult(1, False, False, thin, frames, baseline)
-    now, before = _spaced(window.starts), _spaced(others.starts)
-    p, tests = tier1.judge(values[now], held_out[before], taps.sizes, margin=margin)
-    drifted = p <= tier1.ALPHA and any(test.significant for test in tests)
-    return TierResult(1, True, drifted, "", frames, baseline, p, _layers(tests, reference, taps))
-
-
-def _thin(frames: int) -> str:
-    if frames >= LEAST_FRAMES:
-        return ""
-    return f"the frames are worth {frames} independent ones; {LEAST_FRAMES} are needed"
-
-
-def _spaced(indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    chosen: NDArray[np.int64] = indices[np.unique(np.linspace(0, len(indices) - 1, _MOST).astype(int))]
-    return chosen
-
-
-def _layers(tests: Sequence[LayerTest], reference: Reference, taps: Taps) -> tuple[LayerDrift, ...]:
-    found = []
-    for test, layer, channels in zip(tests, reference.layers, taps.channels, strict=True):
-        shown = test.channels[:_KEPT_CHANNELS]
-        if test.significant and not shown and len(test.shifts):
-            shown = tuple(int(c) for c in np.argsort(-np.abs(test.shifts))[:3])
-        found.append(
-            LayerDrift(
-                layer.name,
-                test.effect,
-                test.limit,
-                test.significant,
-                test.by,
-                test.strength,
-                test.detectable,
-                test.p,
-                tuple(int(channels[c]) for c in shown),
-                tuple(float(test.shifts[c]) for c in shown),
-            )
-        )
-    return tuple(found)

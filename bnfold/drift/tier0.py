@@ -3,16 +3,16 @@
 For one layer, the window's n independent frames give standardised taps z_i of C channels, clipped at 3 so
 that no frame and no channel dominates. Under training E z = 0 and Var z <= 1.
 
-*Shift.* R^2 = |mean z|^2 / C. What it is without drift has three parts. Chance: n R^2 is about tr S / C times
-a chi-square over its d degrees of freedom, with d = tr(S)^2 / tr(S^2) from the window's own covariance S
-(Satterthwaite's match of two moments; F instead of chi-square, as S is estimated). The reference's own error:
+*Shift.* R^2 = |mean z|^2 / C. What it is without drift has three parts. Chance: n R^2 is a sum of
+chi-squares weighed by the eigenvalues of the window's own covariance S, whose quantile, q times its mean
+tr S / C, follows from tr S, tr S^2, tr S^3 and how surely n frames tell tr S. The reference's own error:
 S / n_ref, where the running mean averages n_ref = B (2 - m) / m frames. And the gap g between the statistics
 and held-out data (the average lags behind the weights, upstream layers were normalised by their batch), at
-most ``margin`` in root mean square, more for a short training. An alarm needs
+most ``margin`` in root mean square, more for a short training. An alarm needs, with d = tr(S)^2 / tr(S^2),
 
     R^2 > g^2 + v + sqrt(((q - 1) v)^2 + (2 z g)^2 v / d),    v = (1/n + 1/n_ref) tr S / C,
 
-where q is the quantile of F, and the second term under the root is what gap and chance make together.
+where the second term under the root is what gap and chance make together.
 
 *Channel.* One channel's mean, against the bound 1 on its deviation.
 
@@ -113,14 +113,12 @@ def _layer(z: Array, behind: float, gap: float, alpha: float, family: int, total
     if channels == 0 or n < 2:
         return LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ())
     mean = z.mean(axis=0)
-    trace, square, largest = spectrum(z - mean)
+    shape = spectrum(z - mean)
     noise = 1 / n + 1 / behind
-    degrees = min(max(trace * trace / square, 1.0), float(min(n - 1, channels))) if square > 0 else 1.0
     shift = float(np.square(mean).mean())
-    tail = alpha * _SHARES["shift"] / family
-    chance = trace * noise * f_quantile(tail, round(degrees, 2), round(degrees * (n - 1), 2))
-    average = trace * noise
-    along = 2 * _ALONG * gap * math.sqrt(average / degrees)
+    chance = noise * shape.quantile(alpha * _SHARES["shift"] / family)
+    average = shape.trace * noise
+    along = 2 * _ALONG * gap * math.sqrt(average / shape.degrees)
     threshold = gap * gap + average + math.hypot(chance - average, along)
     strengths = {"shift": math.sqrt(shift / threshold)}
 
@@ -138,34 +136,75 @@ def _layer(z: Array, behind: float, gap: float, alpha: float, family: int, total
     effect = math.sqrt(max(shift - average, 0.0))
     return LayerTest(
         effect, gap, bool(by), by, max(strengths.values()),
-        detectable(threshold, trace, square, largest, noise), mean, outstanding(z, mean, gap, alpha),
+        detectable(threshold, shape, noise), mean, outstanding(z, mean, gap, alpha),
     )  # fmt: skip
 
 
-def spectrum(centred: Array) -> tuple[float, float, float]:
-    """tr S / C, tr S^2 / C^2 and the largest eigenvalue over C, of the covariance S of centred frames.
+@dataclass(frozen=True)
+class Spectrum:
+    """Of a covariance S of C channels.
 
-    The second is freed of the part that the n fourth powers on the diagonal would add.
+    Attributes:
+        trace, square, cube: tr S / C, tr S^2 / C^2, tr S^3 / C^3.
+        known: degrees of freedom with which the frames tell the trace: 2 over its squared relative error. It
+            is smaller where few frames hold most of the energy.
+    """
+
+    trace: float
+    square: float
+    cube: float
+    known: float
+
+    @property
+    def degrees(self) -> float:
+        """tr(S)^2 / tr(S^2): how many directions of equal weight it is worth."""
+        return max(self.trace**2 / self.square, 1.0)
+
+    def quantile(self, tail: float) -> float:
+        """Of |x|^2 / C for a normal x with covariance S.
+
+        Weighted chi-squares by three cumulants: b0 + b1 F_d, with b1 d = tr(S^2)^2 / tr(S^3) (Zhang, 2005).
+        Two would make the tail too light where one direction stands out of many small ones.
+        """
+        scale, directions = self.square**2 / self.cube, self.square**3 / self.cube**2
+        below = self.trace - scale
+        return below + scale * f_quantile(tail, round(directions, 2), round(self.known, 1))
+
+
+def spectrum(centred: Array) -> Spectrum:
+    """Of centred frames (n, channels).
+
+    The Gram matrix without its diagonal gives unbiased traces of powers; the diagonal has fourth moments.
     """
     n, channels = centred.shape
     gram = centred @ centred.T / channels
     trace = float(np.trace(gram)) / (n - 1)
-    off = float(np.square(gram).sum() - np.square(np.diag(gram)).sum()) / (n * (n - 1))
-    top = float(np.linalg.eigvalsh(gram)[-1]) / (n - 1)
-    return trace, max(off, trace * trace / channels, 1e-30), top
+    error = float(np.diag(gram).var(ddof=1)) / n
+    np.fill_diagonal(gram, 0)
+    twice = gram @ gram
+    square = float(np.trace(twice)) / (n * (n - 1))
+    square = min(max(square, trace * trace / channels, 1e-30), max(trace * trace, 1e-30))
+    cube = float((twice * gram).sum()) / (n * (n - 1) * max(n - 2, 1))
+    # Between all directions alike, and one alone
+    cube = min(max(cube, square * square / max(trace, 1e-30)), square**1.5)
+    normal = max(trace * trace / square, 1.0) * (n - 1)
+    known = normal if error <= 0 else min(normal, max(2 * trace * trace / error, 2.0))
+    return Spectrum(trace, square, cube, known)
 
 
-def detectable(threshold: float, trace: float, square: float, largest: float, noise: float) -> float:
+def detectable(threshold: float, shape: Spectrum, noise: float) -> float:
     """The smallest effect e that passes the threshold with probability 0.9.
 
-    e^2 + tr S noise is what R^2 is on average; its deviation has a part of chance alone and one along e.
+    e^2 + noise tr S / C is what R^2 is on average; its deviation has a part of chance alone, and one along e,
+    in a direction that S weighs as it weighs its own on average.
     """
     z = normal_quantile(0.9)
     low, high = 0.0, 100.0
     for _ in range(60):
         e = (low + high) / 2
-        deviation = math.sqrt(2 * square * noise * noise + 4 * e * e * largest * noise)
-        if e * e + trace * noise - z * deviation < threshold:
+        along = shape.square / max(shape.trace, 1e-30)
+        deviation = math.sqrt(2 * shape.square * noise * noise + 4 * e * e * along * noise)
+        if e * e + shape.trace * noise - z * deviation < threshold:
             low = e
         else:
             high = e

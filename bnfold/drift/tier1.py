@@ -153,8 +153,8 @@ def _result(
     n = len(now)
     noise = 1 / n + 1 / n0
     shifts = now.mean(axis=0) - before.mean(axis=0)
-    trace, square, top = spectrum(np.concatenate([before - before.mean(axis=0), now - now.mean(axis=0)]))
-    effect = math.sqrt(max(float(np.square(shifts).mean()) - trace * noise, 0.0))
+    shape = spectrum(np.concatenate([before - before.mean(axis=0), now - now.mean(axis=0)]))
+    effect = math.sqrt(max(float(np.square(shifts).mean()) - shape.trace * noise, 0.0))
     # Under dealing, sqrt(noise) times a score's deviation is a channel's standard error
     standard = np.abs(channel) / math.sqrt(noise)
     limit = normal_quantile(1 - alpha / (2 * channels))
@@ -162,8 +162,8 @@ def _result(
     found = found[np.argsort(-np.abs(shifts[found]))]
     by = tuple(name for name, value in zip(_TESTS, observed, strict=True) if value > critical)
     worth = effect > margin or "spread" in by or bool(len(found))
-    threshold = trace * noise + critical * math.sqrt(2 * square) * noise + margin * margin
+    threshold = shape.trace * noise + critical * math.sqrt(2 * shape.square) * noise + margin * margin
     return LayerTest(
         effect, margin, p <= alpha and worth, by, float(observed.max()) / max(critical, 1e-9),
-        detectable(threshold, trace, square, top, noise), shifts, tuple(int(c) for c in found), p,
+        detectable(threshold, shape, noise), shifts, tuple(int(c) for c in found), p,
     )  # fmt: skip

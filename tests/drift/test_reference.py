@@ -18,9 +18,7 @@ from bnfold.errors import ArtifactError
 def reference() -> Reference:
     random = np.random.default_rng(0)
     layers = (
-        LayerReference(
-            "a", random.normal(size=3), np.array([1.0, 0.0, 0.5]), 49, 0.1, 700, "output", "tap.0"
-        ),
+        LayerReference("a", random.normal(size=3), np.array([1, 0, 0.5]), 49, 0.1, 700, "output", "tap.0"),
         LayerReference("b#2", random.normal(size=2), np.array([2.0, 3.0]), 1, None, None, "input", "tap.1"),
     )
     baseline = Baseline.of(random.normal(size=(30, 4)), (10, 20))

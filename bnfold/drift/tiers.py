@@ -1,0 +1,124 @@
+"""The two tiers on taps that are at hand: from blocks of frames to a verdict each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.drift import tier0, tier1
+from bnfold.drift.blocks import Blocks
+from bnfold.drift.reference import Reference
+from bnfold.drift.result import LayerDrift, TierResult
+from bnfold.drift.taps import Taps, spread_factor
+from bnfold.drift.tier0 import LayerTest
+
+LEAST_FRAMES = 8
+"""Independent frames of a window below which there is no verdict."""
+LEAST_BASELINE = 20
+"""The same for a baseline; 50 to 200 are better."""
+_MOST = 512  # independent frames that are compared; of more, as many at even distances
+_KEPT_CHANNELS = 16
+
+
+def tier_0(
+    taps: Taps, window: Blocks | None, reference: Reference, *, train_batch: int, margin: float = tier0.MARGIN
+) -> TierResult:
+    """Against the population statistics alone.
+
+    Args:
+        taps: of all frames of the window, finite.
+        window: its blocks; None where there are no frames.
+        reference: of the network.
+        train_batch: the batch of training.
+        margin: the root mean square shift of a layer that is no drift.
+    """
+    frames = window.effective if window else 0
+    factors = [spread_factor(layer, train_batch) for layer in reference.layers]
+    thin = _thin(frames)
+    if not thin and not np.isfinite(factors).all():
+        thin = "with a training batch of 1 the running variance says nothing of the spread between frames"
+    if thin or window is None:
+        return TierResult(0, False, False, thin, frames)
+    means = window.means(taps.values)
+    means = means[np.unique(np.linspace(0, len(means) - 1, _MOST).astype(int))]
+    edges = np.cumsum(taps.sizes)[:-1]
+    layers = [
+        part / np.sqrt(factor) for part, factor in zip(np.split(means, edges, axis=1), factors, strict=True)
+    ]
+    tests = tier0.judge(
+        layers,
+        [layer.frames_behind(train_batch) for layer in reference.layers],
+        [None if layer.momentum is None else layer.batches for layer in reference.layers],
+        margin=margin,
+    )
+    results = _layers(tests, reference, taps)
+    return TierResult(0, True, any(t.significant for t in tests), "", frames, layers=results)
+
+
+def tier_1(
+    taps: Taps,
+    window: Blocks | None,
+    held_out: NDArray[np.float32],
+    others: Blocks | None,
+    reference: Reference,
+    *,
+    margin: float = tier1.MARGIN,
+    deals: int = tier1.DEALS,
+) -> TierResult:
+    """Against held-out frames.
+
+    Args:
+        taps: of all frames of the window, finite.
+        window: its blocks; None where there are no frames.
+        held_out: taps of the baseline's frames, as many channels.
+        others: the blocks of the baseline.
+        reference: of the network.
+        margin: the root mean square shift of a layer that is no drift.
+        deals: permutations.
+    """
+    frames, baseline = (window.effective if window else 0), (others.effective if others else 0)
+    thin = _thin(frames)
+    if not thin and baseline < LEAST_BASELINE:
+        thin = f"the baseline is worth {baseline} independent frames; {LEAST_BASELINE} are needed"
+    if thin or window is None or others is None:
+        return TierResult(1, False, False, thin, frames, baseline)
+    now, before = _spaced(window.starts), _spaced(others.starts)
+    p, tests = tier1.judge(taps.values[now], held_out[before], taps.sizes, margin=margin, deals=deals)
+    drifted = p <= tier1.ALPHA and any(test.significant for test in tests)
+    return TierResult(1, True, drifted, "", frames, baseline, p, _layers(tests, reference, taps))
+
+
+def _thin(frames: int) -> str:
+    if frames >= LEAST_FRAMES:
+        return ""
+    return f"the frames are worth {frames} independent ones; {LEAST_FRAMES} are needed"
+
+
+def _spaced(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    chosen: NDArray[np.int64] = indices[np.unique(np.linspace(0, len(indices) - 1, _MOST).astype(int))]
+    return chosen
+
+
+def _layers(tests: Sequence[LayerTest], reference: Reference, taps: Taps) -> tuple[LayerDrift, ...]:
+    found = []
+    for test, layer, channels in zip(tests, reference.layers, taps.channels, strict=True):
+        shown = test.channels[:_KEPT_CHANNELS]
+        if test.significant and not shown and len(test.shifts):
+            shown = tuple(int(c) for c in np.argsort(-np.abs(test.shifts))[:3])
+        found.append(
+            LayerDrift(
+                layer.name,
+                test.effect,
+                test.limit,
+                test.significant,
+                test.by,
+                test.strength,
+                test.detectable,
+                test.p,
+                tuple(int(channels[c]) for c in shown),
+                tuple(float(test.shifts[c]) for c in shown),
+            )
+        )
+    return tuple(found)

@@ -83,10 +83,15 @@ def value(node: fx.Node) -> torch.Tensor:
     return cast(torch.Tensor, node.meta["val"])
 
 
+def makes_several(node: fx.Node) -> bool:
+    """Whether a call's result is several values, as an LSTM's."""
+    return isinstance(node.meta["val"], tuple | list)
+
+
 def dtype(node: fx.Node) -> torch.dtype:
     """The dtype of a value, or of the first of several (an LSTM's)."""
     made = node.meta["val"]
-    return cast(torch.Tensor, made[0] if isinstance(made, tuple | list) else made).dtype
+    return cast(torch.Tensor, made[0] if makes_several(node) else made).dtype
 
 
 def dtype_name(kind: torch.dtype) -> str:
@@ -208,6 +213,11 @@ def module_path(node: fx.Node) -> str:
     path = list(stack.values())[-1][0] if stack else ""
     # torch.export numbers repeated calls of one module: "block@1.bn"
     return ".".join(part.split("@")[0] for part in path.split("."))
+
+
+def module_call(node: fx.Node) -> tuple[str, ...]:
+    """The call of that module: another for each time that it, or one around it, is called."""
+    return tuple(node.meta.get("nn_module_stack") or ())
 
 
 def draws(node: fx.Node) -> bool:

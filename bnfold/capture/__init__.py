@@ -26,6 +26,7 @@ from bnfold.capture.structure import Structure, input_name, output_names
 from bnfold.capture.tidy import tidy
 from bnfold.errors import CaptureError, UsageError
 from bnfold.signature import TensorSpec
+from bnfold.statistics.layers import is_batch_norm
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Captured:
         structure: how the module's own arguments and results map to the flat ones.
         example: the flat example inputs.
         batch_norm_modules: qualified names of the BatchNorm modules (a functional call is named otherwise).
+        statistics_modules: qualified names of modules of other classes that hold a running mean and variance.
         dynamic_batch: whether the batch axis is symbolic.
     """
 
@@ -45,6 +47,7 @@ class Captured:
     example: tuple[torch.Tensor, ...]
     batch_norm_modules: frozenset[str] = field(default_factory=frozenset)
     dynamic_batch: bool = False
+    statistics_modules: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -107,12 +110,17 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
     inline_regions(body, definition(module.forward))
     _name_layers(body, module)
     body, structure = _flat(body, exported, arguments, dynamic_batch)
-    modules = frozenset(
-        name
-        for name, child in module.named_modules(remove_duplicate=False)
-        if isinstance(child, nn.modules.batchnorm._NormBase)
+    modules = dict(module.named_modules(remove_duplicate=False))
+    torchs = {name for name, child in modules.items() if isinstance(child, nn.modules.batchnorm._NormBase)}
+    others = {name for name, child in modules.items() if is_batch_norm(child)} - torchs
+    captured = Captured(
+        body,
+        structure,
+        arguments.tensors,
+        frozenset(torchs),
+        dynamic_batch,
+        statistics_modules=frozenset(others),
     )
-    captured = Captured(body, structure, arguments.tensors, modules, dynamic_batch)
     require_same_answer(captured, private, args)
     if dynamic_batch:
         require_same_answer(captured, private, one_frame(args), alone=True)

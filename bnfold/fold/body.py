@@ -46,9 +46,8 @@ class Body:
 
     # --- pending affines --------------------------------------------------------------------------
 
-    def plant(self, node: fx.Node, pending: Pending, owners: Owners) -> fx.Node:
-        """Put a pending affine in the place of a call."""
-        source = pending.origin.source if pending.origin else g.data_input(node)
+    def plant(self, node: fx.Node, pending: Pending, owners: Owners, source: fx.Node) -> fx.Node:
+        """Put a pending affine of ``source`` in the place of a call."""
         with self.graph.inserting_before(node):
             new = self.graph.call_function(pending_affine, (source,))
         new.meta = {**node.meta, "val": g.value(source)}

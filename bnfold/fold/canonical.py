@@ -171,14 +171,18 @@ _PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 def network_affines(graph: fx.Graph, constants: Constants) -> Iterator[tuple[fx.Node, Pending]]:
     """The calls that are an affine per channel of their input: layer scale, input normalisation, a bias."""
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in (_SIGNS.keys() | _PRODUCTS | _ONE):
-            continue
-        found = _own_affine(node, constants)
+        found = own_affine(node, constants)
         if found is not None:
             yield node, found
 
 
-def _own_affine(node: fx.Node, constants: Constants) -> Pending | None:
+def own_affine(node: fx.Node, constants: Constants, *, finite: bool = True) -> Pending | None:
+    """A multiplication by, or an addition of, a constant per channel; None for anything else.
+
+    With ``finite`` the constant must be.
+    """
+    if node.op != "call_function" or node.target not in (_SIGNS.keys() | _PRODUCTS | _ONE):
+        return None
     x, other = node.args[0], -1.0 if node.target in _ONE else node.args[1]
     swapped = isinstance(x, fx.Node) and constants.is_constant(x)
     if swapped:
@@ -196,7 +200,7 @@ def _own_affine(node: fx.Node, constants: Constants) -> Pending | None:
         number = constants.value(other)
     else:
         number = np.asarray(other, dtype=np.float64) if isinstance(other, int | float) else None
-    if number is None or not np.isfinite(number).all():
+    if number is None or (finite and not np.isfinite(number).all()):
         return None
     along = _along_one_axis(number, g.shape(node))
     if along is None:

@@ -11,6 +11,10 @@ from torch.fx.node import map_arg
 from bnfold import graph as g
 from bnfold.affine import Array
 
+aten = torch.ops.aten
+
+_FACTORIES = frozenset({aten.full.default, aten.zeros.default, aten.ones.default, aten.scalar_tensor.default})
+
 
 class Constants:
     """Evaluates constant subgraphs, such as a weight-normed weight, once and in float64."""
@@ -35,13 +39,12 @@ class Constants:
         return self._is_constant[node]
 
     def _decide(self, node: fx.Node) -> bool:
+        if node.op == "get_attr":
+            return True
+        if node.op != "call_function" or g.draws(node):
+            return False
         sources = node.all_input_nodes
-        return node.op == "get_attr" or (
-            node.op == "call_function"
-            and len(sources) > 0
-            and not g.draws(node)
-            and all(self._is_constant[source] for source in sources)
-        )
+        return all(self._is_constant[s] for s in sources) if sources else node.target in _FACTORIES
 
     def value(self, node: fx.Node) -> Array | None:
         """The node's value as float64, or None if it depends on the input."""

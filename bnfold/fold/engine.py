@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import fx
@@ -76,7 +77,8 @@ class Engine:
         own = 0
         for node, pending in network_affines(self._body.graph, constants):
             # one after the other: the next may read what this one has just become
-            self._body.plant(node, pending, Owners.all(USER))
+            assert pending.origin is not None
+            self._body.plant(node, pending, Owners.all(USER), pending.origin.source)
             own += 1
         self._account = Account(sites, own)
         self._planner = Planner(rules, constants, self._body.pending, self._is_frozen)
@@ -108,16 +110,23 @@ class Engine:
             node = by_name[site.node]
             if site.affine is None:
                 continue
-            if node.target not in (aten.batch_norm.default, aten.cudnn_batch_norm.default):
+            written = site.written
+            source = g.data_input(node)
+            if written is not None:
+                source = cast(fx.Node, by_name[written.nodes[0].name].args[written.position])
+            elif g.makes_several(node):
                 # (output, saved mean, saved inverse deviation): eval mode reads only the first
                 self._take_first_result(node)
-            new = self._body.plant(node, Pending(site.affine, 1), Owners.all(number))
+            new = self._body.plant(node, Pending(site.affine, site.axis), Owners.all(number), source)
             new.meta["sites"] = frozenset({number})
+            for part in reversed(written.nodes[:-1] if written else ()):
+                self._body.graph.erase_node(by_name[part.name])
 
     def _take_first_result(self, node: fx.Node) -> None:
         for user in list(node.users):
             if user.target is not g.getitem or user.args[1] != 0:
                 raise AssertionError(f"{node.target} is read in a form that eval mode does not have")
+            node.meta["reference"] = user.meta["reference"]
             user.replace_all_uses_with(node)
             self._body.graph.erase_node(user)
 

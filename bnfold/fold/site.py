@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from bnfold.capture import Captured
 from bnfold.finding import Finding
 from bnfold.fold.constants import Constants
 from bnfold.fold.report import BatchNormEntry
+from bnfold.fold.written import Written, written_out
 from bnfold.statistics.checks import among, batch_dependent, channel_list, evidence, judge_layer
 from bnfold.statistics.layers import Layer
 
@@ -38,11 +39,13 @@ class Site:
     """One BatchNorm call.
 
     Attributes:
-        node: the call in the captured graph, by name.
+        node: the call in the captured graph, by name; the last operator of one that is written out.
         entry: its line in the report.
         affine: the frozen statistics; None when refused.
         findings: what its statistics show.
         cancels: the largest |mean * s|: what the shift has to cancel, absolute.
+        axis: of the channels.
+        written: of one that is written out in arithmetic: its operators, and what the first of them reads.
         reproducible: whether the call gives finite values, so that what follows it can be certified.
     """
 
@@ -52,22 +55,59 @@ class Site:
     findings: list[Finding]
     reproducible: bool = True
     cancels: float = 0.0
+    axis: int = 1
+    written: Written | None = None
 
 
 def find_sites(captured: Captured) -> list[Site]:
     """Every BatchNorm call, in execution order, frozen where that is possible."""
     constants = Constants(captured.body)
+    written = written_out(captured, constants)
     seen: Counter[str] = Counter()
     sites = []
     for node in captured.body.graph.nodes:
-        if node.op != "call_function" or node.target not in BATCH_NORMS:
+        if node in written:
+            name = written[node].path or "batch_norm"
+        elif node.op == "call_function" and node.target in BATCH_NORMS:
+            name = _name(node, captured)
+        else:
             continue
-        name = _name(node, captured)
         seen[name] += 1
         if seen[name] > 1:
             name = f"{name}#{seen[name]}"
-        sites.append(_freeze(node, name, constants))
+        if node in written:
+            sites.append(_take(written[node], name, captured))
+        else:
+            sites.append(_freeze(node, name, constants))
     return sites
+
+
+def _take(written: Written, name: str, captured: Captured) -> Site:
+    """The site of a BatchNorm that is written out: its affine is what its operators compute."""
+    node, affine = written.nodes[-1].name, written.pending.affine
+    entry = BatchNormEntry(name, affine.channels)
+    mean, variance, weight, bias = (
+        _stored(captured, written.stored(key)) for key in ("running_mean", "running_var", "weight", "bias")
+    )
+    layer = Layer(name, mean, variance, weight, bias)
+    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        # by what it stores; as if it had no eps; by what comes out
+        own = replace(layer, weight=affine.scale, bias=affine.shift)
+        findings = judge_layer(layer) or judge_layer(replace(layer, eps=0.0)) or judge_layer(own)
+        entry.status, entry.reason = "refused", findings[0].message
+        return Site(node, entry, None, findings)
+    entry.gain = float(np.abs(affine.scale).max(initial=0.0))
+    cancels = float(np.abs(affine.shift).max(initial=0.0))
+    dead = _dead_channels(layer, affine)
+    return Site(node, entry, affine, dead, cancels=cancels, axis=written.pending.axis, written=written)
+
+
+def _stored(captured: Captured, name: str) -> Array | None:
+    """A stored tensor, one number per channel; None where the network does not read it."""
+    if not g.has(captured.body, name):
+        return None
+    values: Array = g.double(g.fetch(captured.body, name)).numpy().ravel()
+    return values
 
 
 def _name(node: fx.Node, captured: Captured) -> str:

@@ -33,8 +33,8 @@ _WHOLE = {
 # warnings of a file that become errors where the frames show them
 _RAISED = {cause.code for cause in (causes.NEVER_UPDATED, causes.DRIFTED, causes.RANKS, causes.MOVED_APART)}
 
-# A stand-in for a dead channel is not what the channel was: half of what its death changed will do. Of planted
-# faults the best of four took 68 % at least, and of gaps with another cause 34 % at most.
+# A stand-in for a dead channel is not what the channel was: half of what its death changed will do. Of
+# planted faults the best of four took 68 % at least, and of gaps with another cause 34 % at most.
 _REVIVED, _DONORS = 0.5, 4
 
 

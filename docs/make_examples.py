@@ -25,6 +25,7 @@ PAGES = (
     "docs/diagnose.md",
     "docs/command_line.md",
     "docs/device.md",
+    "sample_models/lung_ct/README.md",
     "sample_models/robot_camera/README.md",
 )
 _BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -62,7 +62,8 @@ class Guess:
 def guess(module: nn.Module, samples: Any, color: str | None = None) -> Guess:
     """The first frame with a batch of one.
 
-    A uint8 array in the shape of an image is an image, prepared into one or three channels of float32.
+    A uint8 array in the shape of an image is an image, prepared into one or three channels of float32; other
+    floats have the dtype of the network's parameters.
 
     Args:
         module: tells the names.
@@ -93,7 +94,7 @@ def guess(module: nn.Module, samples: Any, color: str | None = None) -> Guess:
     inputs = tuple(
         _of_image(name, arrays[name].shape, color)
         if name in images
-        else TensorSpec(name, (1, *arrays[name].shape), _dtype(arrays[name]))
+        else TensorSpec(name, (1, *arrays[name].shape), _dtype(arrays[name], module))
         for name in ordered
     )
     return Guess(inputs, tuple(spec for spec in inputs if spec.name in images))
@@ -163,5 +164,10 @@ def _of_image(name: str, shape: tuple[int, ...], color: str | None) -> TensorSpe
     return TensorSpec(name, (1, 1 if gray else 3, *shape[:2]), "float32")
 
 
-def _dtype(frame: _Frame) -> str:
-    return "float32" if frame.dtype == np.float64 else frame.dtype.name
+def _dtype(frame: _Frame, module: nn.Module) -> str:
+    """Floats are taken in the precision of the network: frames may be stored in half, or in double."""
+    if frame.dtype.kind != "f":
+        return frame.dtype.name
+    own = next((str(p.dtype) for p in module.parameters() if p.is_floating_point()), "float32")
+    name = own.removeprefix("torch.")
+    return name if name in ("float16", "float32", "float64") else "float32"

@@ -348,3 +348,14 @@ def test_an_output_of_another_shape_is_said_so() -> None:
     comparison = compare(built(Small), fold(Wide(), (torch.zeros(SHAPE),)), frames())
     assert comparison.parity[0].max_abs_error == math.inf
     assert "its shape is (1, 3); the reference's is (1, 5)" in comparison.findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("stored", "own"), [("float16", "float32"), ("float64", "float32"), ("float32", "float16")]
+)
+def test_floats_are_guessed_in_the_precision_of_the_network(stored: str, own: str) -> None:
+    from bnfold.verify.guess import guess
+
+    module = torch.nn.Linear(3, 2).to(getattr(torch, own))
+    (spec,) = guess(module, np.zeros((4, 3), dtype=stored)).inputs
+    assert (spec.shape, spec.dtype) == ((1, 3), own)

@@ -177,7 +177,7 @@ def test_the_text(cli: Cli, project: Path) -> None:
     assert "Before and after on 22 held-out frames" in text
     assert "finite outputs 0 of 22 22 of 22" in text
     assert "gap, nats per channel not finite" in text
-    assert "bnfold recalibrate new.pt --undo -o OLD" in text
+    assert "To undo bnfold recalibrate new.pt --undo -o OLD" in text
     assert max(map(len, lines)) <= 80
     undone = cli("recalibrate", "new.pt", "--undo", "-o", "old.pt", "--format", "json").document
     assert undone["undone"]["source"]["name"] == "net.pt"

@@ -14,7 +14,7 @@ DEVICE := .device
 SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold bench-forms bench-diagnosis docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis docs clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -88,6 +88,9 @@ bench-forms: .venv/.bench .venv-tflite/.ready ## what a fold leaves over, by for
 
 bench-diagnosis: .venv/.ready ## every cause planted in sample models: what diagnose and audit call it (minutes)
 	$(BIN)/python benchmarks/diagnosis.py
+
+bench-recalibrate: .venv/.ready ## recalibration against the forward passes alone, and its memory (minutes)
+	$(BIN)/python benchmarks/recalibrate.py
 
 docs: .venv/.ready ## write what the documentation takes from the source: codes, rules, examples
 	$(BIN)/python docs/make_errors.py

@@ -7,12 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import UsageError
+from bnfold.errors import BnfoldError
 from bnfold.report.recalibration import render_collected, render_recalibration, render_undone
 
-from . import network, preparation, recalibrated, values
+from . import network, preparation, recalibrated, recalibration_options
 from .command import CommandParser, Context, Outcome
-from .kinds import is_artifact
 
 if TYPE_CHECKING:
     import torch
@@ -27,82 +26,12 @@ if TYPE_CHECKING:
 
 def configure(parser: CommandParser) -> None:
     """The options."""
-    parser.add_argument("checkpoint", metavar="CKPT", help=".safetensors, or what torch.save wrote")
-    parser.option("--samples", metavar="DIR|FILE", help="frames like those of the training, prepared alike")
-    parser.option("-o", "--output", metavar="NEW", help="the new checkpoint, in the format of the old one")
-    how = parser.add_argument_group("how")
-    parser.option(
-        "--batch",
-        group=how,
-        type=values.whole(1, 10**6),
-        default=32,
-        metavar="N",
-        help="frames that are normalised together; default 32",
-    )
-    parser.option(
-        "--sequential",
-        group=how,
-        action="store_true",
-        default=False,
-        help="layer by layer, in eval mode: exact, and about half as many passes as layers",
-    )
-    parser.option(
-        "--prior",
-        group=how,
-        type=values.number,
-        metavar="N",
-        help="blend with the old statistics, which count for N frames",
-    )
-    parser.option(
-        "--debias",
-        group=how,
-        action="store_true",
-        default=False,
-        help="without data: take the initial value out of an average that has not converged",
-    )
-    parser.option(
-        "--held-out",
-        group=how,
-        type=values.number,
-        metavar="SHARE",
-        help="of the batches, to compare before and after on; default 0.1, 0 for none",
-    )
-    parser.option(
-        "--device", group=how, choices=("cpu", "cuda"), default="cpu", help="where it runs; default cpu"
-    )
-    apart = parser.add_argument_group("in several places")
-    parser.option(
-        "--collect", group=apart, metavar="PART.json", help="write the statistics of these samples as a part"
-    )
-    parser.option(
-        "--merge",
-        group=apart,
-        default=[],
-        nargs="+",
-        metavar="PART.json",
-        help="put parts together instead of --samples, which are then for the comparison",
-    )
-    parser.option(
-        "--undo", action="store_true", default=False, help="write the checkpoint with its old statistics"
-    )
-    network.add_options(parser, required=False)
-    preparation.add_options(parser, labels=False)
-    parser.option(
-        "--input",
-        default=[],
-        action="append",
-        type=values.input_spec,
-        metavar="[NAME=]SHAPE[:DTYPE]",
-        help="what the network takes; default: the shape of the first frame",
-    )
-    parser.option(
-        "--channels", action="store_true", default=False, help="with --format json: every number by channel"
-    )
+    recalibration_options.add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Check, collect, compare, write."""
-    _check(options)
+    recalibration_options.check(options)
     if options.undo:
         context.progress("starting torch")
         document = recalibrated.undo(
@@ -118,17 +47,27 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
 
     device = _device(options.device)
     with distributed.joined(device) as group:
-        if group.rank:
-            context = Context(lambda stage: None)  # the first one speaks
-        outcome = _in_group(options, context, group, device)
-        return replace(outcome, silent=group.rank > 0)
+        if not group.rank:
+            return _in_group(options, context, group, device)
+        try:  # the first one speaks
+            outcome = _in_group(options, Context(lambda stage: None), group, device)
+        except BnfoldError as error:
+            if not distributed.said(error):
+                raise
+            return Outcome(False, {}, lambda style: "", error.exit_status, silent=True)
+        return replace(outcome, silent=True)
 
 
 def _in_group(options: argparse.Namespace, context: Context, group: Group, device: torch.device) -> Outcome:
     context.progress(f"reading {Path(options.checkpoint).name}")
-    loaded = network.load(options.checkpoint, options)
-    loaded.module.to(device)
-    samples, prepared, notes = _samples(loaded, options, device)
+
+    def read() -> tuple[Loaded, SampleBatches | None, Any, list[Finding]]:
+        recalibration_options.check_alone(options, group.size)
+        loaded = network.load(options.checkpoint, options)
+        loaded.module.to(device)
+        return loaded, *_samples(loaded, options, device)
+
+    loaded, samples, prepared, notes = group.together(read)
     if options.collect is not None:
         assert samples is not None
         from bnfold.statistics.from_samples import collect_samples
@@ -261,64 +200,3 @@ def _device(name: str) -> torch.device:
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
-
-
-# What can be given together: for each way of working, what it needs and what it refuses.
-_REFUSED = {
-    "undo": ("samples", "merge", "debias", "collect", "sequential", "prior", "held_out"),
-    "debias": ("merge", "collect", "sequential", "prior", "held_out"),
-    "merge": ("collect", "sequential", "held_out"),
-    "collect": ("output", "sequential", "prior", "held_out"),
-}
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Refuse what does not go together, before anything is read.
-
-    Raises:
-        UsageError: BNF-U018 no --model; BNF-U030 an artifact; BNF-U124 options that do not go together, or
-            nothing to do; BNF-U125 the output is the input.
-    """
-    if is_artifact(options.checkpoint):
-        raise UsageError(
-            "BNF-U030",
-            "an artifact has no population statistics left to recalibrate: they are in its weights",
-            where=options.checkpoint,
-            fix="give the checkpoint that it was made from",
-        )
-    way = next((way for way in _REFUSED if getattr(options, way)), "samples")
-    for other in _REFUSED.get(way, ()):
-        if getattr(options, other) not in (None, False, []):
-            raise UsageError(
-                "BNF-U124",
-                f"--{other.replace('_', '-')} does not go with --{way}",
-                where="bnfold recalibrate",
-                fix=f"leave one of them out; bnfold recalibrate --help says what --{way} does",
-            )
-    if way in ("samples", "collect") and options.samples is None:
-        raise UsageError(
-            "BNF-U124",
-            "there is nothing to take statistics from",
-            where="bnfold recalibrate",
-            fix="--samples DIR, --merge PART.json, or --debias",
-        )
-    if options.samples is not None and not Path(options.samples).exists():
-        raise UsageError(
-            "BNF-U015", "no such file or folder", where=f"--samples {options.samples}", fix="check the path"
-        )
-    if options.held_out is not None and not 0 <= options.held_out <= 0.5:
-        raise UsageError(
-            "BNF-U124",
-            f"a share of {options.held_out:g} cannot be held out",
-            where="--held-out",
-            fix="a number from 0 to 0.5, as in 0.1",
-        )
-    if way != "undo" and options.model is None:
-        raise UsageError(
-            "BNF-U018",
-            "a checkpoint is only weights: it needs its network",
-            where=options.checkpoint,
-            fix="--model FILE.py:NAME",
-        )
-    if way != "collect":
-        recalibrated.check_output(options.checkpoint, options.output)

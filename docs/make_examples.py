@@ -23,6 +23,7 @@ PAGES = (
     "README.md",
     "docs/audit.md",
     "docs/diagnose.md",
+    "docs/recalibrate.md",
     "docs/command_line.md",
     "docs/device.md",
     "sample_models/lung_ct/README.md",

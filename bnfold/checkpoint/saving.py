@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEY = "bnfold.recalibration"
 _SCHEMA = 1
+# a safetensors file is the length of its header, the header, and the tensors' bytes
+_LENGTH, _METADATA = 8, "__metadata__"
 
 Record = dict[str, Any]
 
@@ -112,7 +114,7 @@ def to_bytes(
         metadata = {k: v for k, v in _safetensors_metadata(checkpoint.path).items() if k != KEY}
         if text is not None:
             metadata[KEY] = text
-        return bytes(save(own, metadata=metadata or None))
+        return _with_metadata(bytes(save(own)), metadata)
     metadata = OrderedDict(versions or {})
     metadata.pop(KEY, None)
     if text is not None:
@@ -134,10 +136,19 @@ def versions_in(path: Path, *, trust: bool = False) -> dict[str, Any]:
 
 
 def _safetensors_metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(_LENGTH), "little")))
+    return dict(header.get(_METADATA) or {})
 
-    with safe_open(str(path), "pt") as file:
-        return dict(file.metadata() or {})
+
+def _with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The file with metadata in this order; the library would write them in a random one."""
+    length = int.from_bytes(data[:_LENGTH], "little")
+    tensors = {key: entry for key, entry in json.loads(data[_LENGTH:][:length]).items() if key != _METADATA}
+    header = {_METADATA: dict(metadata), **tensors} if metadata else tensors
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % _LENGTH)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(_LENGTH, "little") + text + data[_LENGTH + length :]
 
 
 def _encoded(tensor: Tensor) -> dict[str, Any]:

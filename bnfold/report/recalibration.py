@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,7 +125,7 @@ def _distance(layer: Document) -> float:
     shift, ratio = layer["largest_shift"], layer["largest_ratio"]
     if shift is None or ratio is None or ratio <= 0:
         return float("inf")
-    return float(max(shift, ratio, 1 / ratio))
+    return max(float(shift), abs(math.log(ratio)))
 
 
 def _moved(value: float | None, channel: int) -> str:
@@ -151,10 +152,11 @@ def _output(document: Document, style: Style) -> str:
     output = document["output"]
     if output is None:
         return "Nothing was written."
-    undo = f"bnfold recalibrate {shlex.quote(output['path'])} --undo -o OLD"
-    lines = [
+    written = (
         f"{output['path']}: {size(output['size_bytes'])}, sha256 {output['sha256'][:12]}, "
-        f"{plural(len(output['changed']), 'tensor')} changed",
-        f"  {undo}   brings the old statistics back",
-    ]
-    return "\n".join(style.plain(printable(line)) for line in lines)
+        f"{plural(len(output['changed']), 'tensor')} changed"
+    )
+    undo = f"bnfold recalibrate {shlex.quote(output['path'])} --undo -o OLD"
+    plain = [style.plain(printable(line)) for line in (written, undo)]
+    lines = [plain[0], "", style.paint("To undo", "bold"), f"  {plain[1]}"]
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -57,6 +57,7 @@ class Group:
 class _Processes(Group):
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
+        self._broken = False
 
     def exchange(self, pool: Pool) -> Pool:
         total = Pool()
@@ -75,9 +76,11 @@ class _Processes(Group):
             raise
 
     def _tell(self, error: BnfoldError) -> None:
-        """Say it to those who wait, unless it comes from them."""
-        if not getattr(error, "gathered", False):
-            self._gather(error)
+        """Say it to those who wait, unless it comes from them, or they are gone."""
+        if said(error) or self._broken:
+            return
+        with suppress(BnfoldError):  # what is raised is what happened here
+            self._gather(_mark(error))
 
     def _gather(self, mine: Pool | BnfoldError) -> list[Pool]:
         """What each process has, in the order of the ranks.
@@ -89,7 +92,8 @@ class _Processes(Group):
         try:
             distributed.all_gather_object(found, mine)
         except RuntimeError as error:
-            raise _mark(_gone(first_line(error, 100))) from error
+            self._broken = True
+            raise _gone(_how(error)) from error
         errors = [one for one in found if isinstance(one, BnfoldError)]
         if errors:
             raise _mark(errors[0])
@@ -132,7 +136,7 @@ def there() -> bool:
 
 
 def _terminated(number: int, frame: object) -> None:
-    raise _mark(_gone("this one was told to end, as torchrun does when another has ended"))
+    raise _gone("this one was told to end, as torchrun does when another has ended")
 
 
 def _gone(how: str) -> PlatformError:
@@ -144,6 +148,16 @@ def _gone(how: str) -> PlatformError:
     )
 
 
+def _how(error: RuntimeError) -> str:
+    """The transport's words without the place in its source."""
+    words = str(error).lower()
+    if "timed out" in words or "timeout" in words:
+        return f"it did not answer for {PATIENCE.total_seconds() / 60:.0f} minutes"
+    if "connection" in words:
+        return "the connection to it is closed"
+    return first_line(error, 100)
+
+
 def _failed(rank: int, error: Exception) -> PlatformError:
     return PlatformError(
         "BNF-P062",
@@ -152,6 +166,11 @@ def _failed(rank: int, error: Exception) -> PlatformError:
     )
 
 
+def said(error: BaseException) -> bool:
+    """Whether all processes know of the error, so that the first one reports it."""
+    return bool(getattr(error, "said", False))
+
+
 def _mark(error: BnfoldError) -> BnfoldError:
-    error.gathered = True  # type: ignore[attr-defined]
+    error.said = True  # type: ignore[attr-defined]
     return error

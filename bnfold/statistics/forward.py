@@ -5,10 +5,10 @@ Only BatchNorm calls are answered otherwise than in eval mode: dropout and all e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bnfold.errors import BnfoldError, UsageError
-from bnfold.statistics.batches import Batch, Unusable
+from bnfold.statistics import skipped as skip
+from bnfold.statistics.batches import Batch
 from bnfold.statistics.observe import Call, answering
 from bnfold.statistics.packed import Packed
 from bnfold.statistics.reduction import BatchMoments, Reducer
+from bnfold.statistics.skipped import Guard, Skipped
 from bnfold.statistics.targets import Target, Targets, holders
 from bnfold.wording import first_line
 
 Array = NDArray[np.float64]
-Guard = Literal["batch", "frame"]
 
 
 @dataclass(frozen=True)
@@ -40,49 +41,6 @@ class Seen:
     frames: int = 0
     targets: tuple[Target, ...] = ()
     moments: Packed = field(default_factory=lambda: Packed.of([]))
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A batch, or frames of one, that no layer's statistics have seen.
-
-    Attributes:
-        batch: its number, from 0.
-        frames: names of the frames to blame; of all of them where none can be told.
-        index: their places in the batch, from 0.
-        whole: whether the whole batch was left out.
-        where: the input or the layer where it showed.
-        reason: what is wrong with it, after the name of the frame.
-        inside: whether it showed at a layer, and not in the input.
-        lone: whether nothing is wrong with it but its size.
-    """
-
-    batch: int
-    frames: tuple[str, ...]
-    index: tuple[int, ...]
-    whole: bool
-    where: str
-    reason: str
-    inside: bool = False
-    lone: bool = False
-
-    def describe(self) -> str:
-        """``scan_012.npy (batch 3): 1 value of x is nan``."""
-        names = ", ".join(self.frames[:3]) + (
-            f" and {len(self.frames) - 3} more" if len(self.frames) > 3 else ""
-        )
-        return f"{names} (batch {self.batch}): {self.reason}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {
-            "batch": self.batch,
-            "frames": list(self.frames),
-            "index": list(self.index),
-            "whole_batch": self.whole,
-            "where": self.where,
-            "reason": self.reason,
-        }
 
 
 @dataclass
@@ -156,13 +114,13 @@ class Forward:
         while rest is not None:
             unusable = rest.unusable()
             if unusable:
-                skipped.append(_unusable(rest, unusable, guard))
+                skipped.append(skip.unusable(rest, unusable, guard))
                 rest = rest.without(unusable) if guard == "frame" else None
                 continue
             try:
                 return self._run(rest, wanted, done, until), skipped
             except _Alone as alone:
-                skipped.append(_lone(rest, alone.name))
+                skipped.append(skip.lone(rest, alone.name))
                 rest = None
             except _Blame as blame:
                 rows = blame.rows if rest.batched else []
@@ -317,7 +275,7 @@ class Forward:
             moments = self._moments(call.input)
             pooled = wanted is None or target in wanted
             if pooled and not Packed.of([moments]).fits(*self._limits((target,))):
-                rows, reason = _culprits(call, batch.frames)
+                rows, reason = skip.culprits(call, batch.frames)
                 raise _Blame(call.name, rows, reason)
             return normalised(call, moments)
 
@@ -328,38 +286,3 @@ class Forward:
 def normalised(call: Call, moments: BatchMoments) -> Tensor:
     """What the call gives when it is normalised by these: as in train mode, by the batch's own variance."""
     return call.by_statistics(moments.mean, moments.variance)
-
-
-def _unusable(batch: Batch, unusable: Sequence[Unusable], guard: Guard) -> Skipped:
-    rows = sorted({one.index for one in unusable})
-    first = unusable[0]
-    reason = first.describe().partition("): ")[2]
-    whole = guard == "batch" or not batch.batched or len(rows) == batch.frames
-    return Skipped(
-        batch.number, tuple(batch.names[row] for row in rows), tuple(rows), whole, first.input, reason
-    )
-
-
-def _lone(batch: Batch, where: str) -> Skipped:
-    reason = f"one value per channel at {_named(where)}: it cannot be normalised by itself"
-    index = tuple(range(batch.frames))
-    return Skipped(batch.number, batch.names, index, True, where, reason, inside=True, lone=True)
-
-
-def _named(call: str) -> str:
-    """A call's name in a sentence; the one whose name is empty is the whole network."""
-    return call or "the BatchNorm"
-
-
-def _culprits(call: Call, frames: int) -> tuple[list[int], str]:
-    """The frames whose values make a call's statistics unusable, where the first axis counts the frames."""
-    values = call.input.detach()
-    finite = bool(torch.isfinite(values).all())
-    where = _named(call.name)
-    reason = f"its variance at {where} overflows" if finite else f"a value at {where} is not finite"
-    if values.shape[0] != frames:
-        return [], reason
-    rows = values.reshape(frames, -1)
-    if finite:
-        return [int(rows.abs().amax(dim=1).argmax())], reason
-    return torch.nonzero(~torch.isfinite(rows).all(dim=1)).flatten().tolist(), reason

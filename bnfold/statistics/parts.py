@@ -16,9 +16,10 @@ from typing import Any
 from bnfold._version import __version__
 from bnfold.errors import PlatformError, UsageError
 from bnfold.files import refuse_special
-from bnfold.statistics.forward import Site, Skipped
+from bnfold.statistics.forward import Site
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.pooling import Pool
+from bnfold.statistics.skipped import Skipped
 from bnfold.statistics.targets import Target
 from bnfold.wording import clip, clip_path
 

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 
 from bnfold.errors import StatisticsError, UsageError
 from bnfold.statistics.batches import Batch
-from bnfold.statistics.forward import Forward, Guard, Seen, Site, Skipped
+from bnfold.statistics.forward import Forward, Seen, Site
 from bnfold.statistics.levels import Level
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.packed import Packed
+from bnfold.statistics.skipped import Guard, Skipped
 from bnfold.statistics.targets import Target
 
 Progress = Callable[[str], None]

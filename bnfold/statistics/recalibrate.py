@@ -13,12 +13,13 @@ from bnfold.errors import UsageError
 from bnfold.statistics import held_out as judging
 from bnfold.statistics import pooling
 from bnfold.statistics.batches import Batch, Batches
-from bnfold.statistics.forward import Forward, Guard
+from bnfold.statistics.forward import Forward
 from bnfold.statistics.layers import layers_of
 from bnfold.statistics.levels import Level, levels
 from bnfold.statistics.notes import judged, notes
 from bnfold.statistics.pooling import Exchange, Pool, Progress
 from bnfold.statistics.recalibration import Method, RecalibrationResult
+from bnfold.statistics.skipped import Guard
 from bnfold.statistics.writing import Writer, check_prior
 
 Apart = Callable[[Batch], bool]

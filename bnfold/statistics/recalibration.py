@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.finding import Finding, passed
-from bnfold.statistics.forward import Skipped
+from bnfold.statistics.skipped import Skipped
 
 if TYPE_CHECKING:
     from torch import nn

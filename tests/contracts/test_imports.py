@@ -33,6 +33,7 @@ TORCH_FREE = (
     "bnfold.report.conversion",
     "bnfold.report.inspection",
     "bnfold.report.machine",
+    "bnfold.report.recalibration",
     "bnfold.runtime",
     "bnfold.runtime.bench",
     "bnfold.runtime.coldstart",
@@ -54,6 +55,7 @@ TORCH_FREE = (
     "bnfold_cli.doctor",
     "bnfold_cli.inspect",
     "bnfold_cli.main",
+    "bnfold_cli.recalibrate",
     "bnfold_cli.rules",
     "bnfold_cli.run",
     "bnfold_cli.verify",
@@ -113,7 +115,7 @@ def test_the_public_names_that_need_no_torch() -> None:
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("run", "inspect", "audit", "doctor", "convert")),
+        *([name, "--help"] for name in ("run", "inspect", "audit", "doctor", "convert", "recalibrate")),
     ],
     ids=" ".join,
 )

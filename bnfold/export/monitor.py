@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from bnfold.export.taps import Tapped
 from bnfold.finding import Finding
 from bnfold.fold import FoldResult
 from bnfold.fold.constants import Constants
-from bnfold.fold.site import BATCH_NORMS
+from bnfold.fold.site import batch_norm_calls
 from bnfold.samples import Frames
 from bnfold.verify.candidates import TorchCandidate
 
@@ -41,16 +41,12 @@ def reference(module: nn.Module, folded: FoldResult) -> Reference:
     owners = dict(module.named_modules(remove_duplicate=False))
     frames = int(folded.captured.example[0].shape[0])
     layers = []
-    for entry, node in zip(folded.report.batch_norms, _calls(folded.captured.body), strict=True):
+    for entry, node in batch_norm_calls(folded.captured, folded.report.batch_norms):
         rows, _, *spatial = g.shape(node)
         if entry.status != "refused" and rows % frames == 0:
             positions = rows // frames * math.prod(spatial)
             layers.append(_layer(entry.name, node, positions, constants, owners))
     return Reference(tuple(layers))
-
-
-def _calls(body: fx.GraphModule) -> Iterator[fx.Node]:
-    return (n for n in body.graph.nodes if n.op == "call_function" and n.target in BATCH_NORMS)
 
 
 def _layer(

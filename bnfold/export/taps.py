@@ -23,7 +23,7 @@ from bnfold import graph as g
 from bnfold.affine import Affine
 from bnfold.fold import FoldResult
 from bnfold.fold.certificate import unseen_inputs
-from bnfold.fold.site import BATCH_NORMS, find_sites
+from bnfold.fold.site import batch_norm_calls, find_sites
 from bnfold.signature import TensorSpec
 
 aten = torch.ops.aten
@@ -140,20 +140,21 @@ class _Means:
 
 def find(folded: FoldResult) -> tuple[list[Tap], dict[str, str]]:
     """A tap for every BatchNorm that is still to be seen, and why not for the others."""
-    sites = [
-        node
-        for node in folded.captured.body.graph.nodes
-        if node.op == "call_function" and node.target in BATCH_NORMS
-    ]
-    entries = folded.report.batch_norms
+    calls = batch_norm_calls(folded.captured, folded.report.batch_norms)
+    sites = [node for _, node in calls]
     found: list[_Search] = [_Search(site) for site in sites]
     for inputs in list(unseen_inputs(folded.captured.example, draws=_DRAWS)):
         wanted = _values_of(folded.captured.body, inputs, sites)
         _compare(folded.module.body, inputs, wanted, found)
     taps: list[Tap] = []
-    left_out: dict[str, str] = {}
+    seen = [entry.name for entry, _ in calls]
+    left_out = {
+        entry.name: "its statistics are written out in arithmetic"
+        for entry in folded.report.batch_norms
+        if entry.name not in seen
+    }
     frames = _frames(folded)
-    for entry, site, search in zip(entries, sites, found, strict=True):
+    for (entry, site), search in zip(calls, found, strict=True):
         place = search.best() if entry.status != "refused" else None
         if place is None:
             left_out[entry.name] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,6 +81,21 @@ def find_sites(captured: Captured) -> list[Site]:
         else:
             sites.append(_freeze(node, name, constants))
     return sites
+
+
+def batch_norm_calls(
+    captured: Captured, entries: Sequence[BatchNormEntry]
+) -> list[tuple[BatchNormEntry, fx.Node]]:
+    """The entries of a report with their BatchNorm operators; without those that are written out."""
+    calls = {
+        node.name: node
+        for node in captured.body.graph.nodes
+        if node.op == "call_function" and node.target in BATCH_NORMS
+    }
+    sites = find_sites(captured)
+    return [
+        (entry, calls[site.node]) for entry, site in zip(entries, sites, strict=True) if site.node in calls
+    ]
 
 
 def _take(written: Written, name: str, captured: Captured) -> Site:

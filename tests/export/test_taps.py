@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bnfold.export import monitor
 from bnfold.export.taps import Tapped, tap
 from bnfold.fold import FoldResult, fold
 from bnfold.numerics import max_abs_error
@@ -164,3 +165,29 @@ def test_taps_can_be_written(target: str) -> None:
     writer = {"onnx": onnx, "tflite": tflite}[target]
     exported = writer.export(tapped.body, folded.module.inputs, tapped.outputs, folded.captured.example)
     assert list(exported.outputs) == ["output", "tap.0", "tap.1"]
+
+
+class Frozen(nn.Module):
+    """A BatchNorm that is written out in arithmetic."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.arange(channels) / 3)
+        self.register_buffer("running_var", torch.arange(channels) / 3 + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = self.get_buffer("running_mean"), self.get_buffer("running_var")
+        return (x - mean[:, None, None]) * torch.rsqrt(variance + 1e-5)[:, None, None]
+
+
+def test_one_that_is_written_out_is_left_out_and_the_others_are_seen() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3), Frozen(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5), nn.ReLU()
+    )
+    folded = fold(drawn(module), (torch.randn(2, 3, 8, 8),))
+    tapped = tap(folded)
+    assert [entry.name for entry in folded.report.batch_norms] == ["1", "4"]
+    assert tapped.left_out == {"1": "its statistics are written out in arithmetic"}
+    assert [place.layer for place in tapped.taps] == ["4"]
+    reference = monitor.reference(module, folded)
+    assert [layer.name for layer in reference.layers] == ["4"]

@@ -14,7 +14,7 @@ from bnfold.statistics.forward import Forward
 from bnfold.statistics.parts import Origin
 from bnfold.statistics.pooling import Pool, one_pass
 
-from .networks import Mixed, drawn, frames
+from .mixed_networks import Mixed, drawn, frames
 
 ORIGIN = Origin("0" * 64, "model", {"inputs": [1]})
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from bnfold.errors import CaptureError, VerifyError
 from bnfold.finding import Finding
+from bnfold.graph import dtype_name
 from bnfold.runtime import frames as frame_files
 from bnfold.samples import LABELS
 from bnfold.signature import TensorSpec
@@ -93,7 +95,7 @@ def guess(module: nn.Module, samples: Any, color: str | None = None) -> Guess:
     inputs = tuple(
         _of_image(name, arrays[name].shape, color)
         if name in images
-        else TensorSpec(name, (1, *arrays[name].shape), _dtype(arrays[name]))
+        else TensorSpec(name, (1, *arrays[name].shape), _dtype(arrays[name], module))
         for name in ordered
     )
     return Guess(inputs, tuple(spec for spec in inputs if spec.name in images))
@@ -163,5 +165,9 @@ def _of_image(name: str, shape: tuple[int, ...], color: str | None) -> TensorSpe
     return TensorSpec(name, (1, 1 if gray else 3, *shape[:2]), "float32")
 
 
-def _dtype(frame: _Frame) -> str:
-    return "float32" if frame.dtype == np.float64 else frame.dtype.name
+def _dtype(frame: _Frame, module: nn.Module) -> str:
+    """What the network is given: floating values in its own precision, however they were saved."""
+    if frame.dtype.kind != "f":
+        return frame.dtype.name
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return dtype_name(own)

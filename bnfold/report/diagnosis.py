@@ -62,11 +62,15 @@ def _chain(breakdown: Document | None, style: Style) -> str:
     ]
     head = f"Values that are not finite, on {breakdown['frame']}"
     left = len(steps) - len(shown)
-    more = [paragraph(f"{left} steps in between are left out.", style, indent="  ")] if left else []
+    more = [paragraph(f"{_steps(left)} left out.", style, indent="  ")] if left else []
     title = style.paint(style.plain(printable(head)), "bold")
     return "\n".join(
         [title, table(("module", "operator", "values", "why"), rows, style, right=("values",)), *more]
     )
+
+
+def _steps(count: int) -> str:
+    return "1 step in between is" if count == 1 else f"{count} steps in between are"
 
 
 def _layers(document: Document, style: Style, *, everything: bool) -> str:
@@ -125,8 +129,12 @@ def _tells(layer: Document) -> bool:
 
 
 def _of(gap: Document | None, key: str) -> str:
-    return "-" if gap is None else number(gap[key])
+    return "-" if gap is None else _number(gap[key])
 
 
 def _rms(size: Document | None) -> str:
-    return "-" if size is None else number(size["rms"])
+    return "-" if size is None else _number(size["rms"])
+
+
+def _number(value: float | None) -> str:
+    return "nan" if value is None else number(value)

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from bnfold.errors import CaptureError, VerifyError
 from bnfold.finding import Finding
+from bnfold.graph import dtype_name
 from bnfold.runtime import frames as frame_files
 from bnfold.samples import LABELS
 from bnfold.signature import TensorSpec
@@ -165,9 +167,8 @@ def _of_image(name: str, shape: tuple[int, ...], color: str | None) -> TensorSpe
 
 
 def _dtype(frame: _Frame, module: nn.Module) -> str:
-    """Floats are taken in the precision of the network: frames may be stored in half, or in double."""
+    """What the network is given: floating values in its own precision, however they were saved."""
     if frame.dtype.kind != "f":
         return frame.dtype.name
-    own = next((str(p.dtype) for p in module.parameters() if p.is_floating_point()), "float32")
-    name = own.removeprefix("torch.")
-    return name if name in ("float16", "float32", "float64") else "float32"
+    own = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return dtype_name(own)

@@ -136,3 +136,10 @@ def test_frames_that_do_not_fit_are_the_user_s_error(cli: Cli, tmp_path: Path) -
 def test_an_artifact_has_nothing_to_diagnose(cli: Cli, halves: Path) -> None:
     result = cli("diagnose", halves, *NET, "--samples", "held_out.npy", "--format", "json")
     assert (result.status, result.document["error"]["code"]) == (2, "BNF-U030")
+
+
+def test_frames_in_half_precision_are_given_in_the_network_s_own(cli: Cli, tmp_path: Path) -> None:
+    path = save(sound(), tmp_path / "net.safetensors")
+    np.save(tmp_path / "half.npy", frames(64, seed=1).numpy().astype(np.float16))
+    result = cli("diagnose", path, *NET, "--samples", "half.npy", "--format", "json")
+    assert (result.status, result.document["findings"]) == (0, [])

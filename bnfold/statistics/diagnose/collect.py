@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from bnfold.statistics.batches import Batch, Unusable, join
 
@@ -57,31 +61,29 @@ def collect(batches: Iterable[Batch]) -> Collected:
 
 
 def regrouped(batches: list[Batch], size: int = BATCH) -> list[Batch]:
-    """Neighbours put together until there are ``size`` frames; a small rest goes to the last of them.
+    """Batches of ``size`` frames or a few more, or as large as they were given; each is of the whole.
 
-    Frames of different shapes stay apart.
+    The frames are dealt out by turns: samples are often in the order of their classes or of the patients, and
+    a batch of neighbours would be no batch of a training. Frames of different shapes stay apart.
     """
-    groups: list[list[Batch]] = []
+    alike: dict[Any, list[Batch]] = {}
     for batch in batches:
-        last = groups[-1] if groups else None
-        if last and sum(one.frames for one in last) < size and _fit(last[0], batch):
-            last.append(batch)
-        else:
-            groups.append([batch])
-    if (
-        len(groups) > 1
-        and sum(one.frames for one in groups[-1]) < size
-        and _fit(groups[-2][0], groups[-1][0])
-    ):
-        rest = groups.pop()
-        groups[-1] += rest
-    return [join(group) for group in groups]
+        alike.setdefault(_shapes(batch), []).append(batch)
+    return [dealt for group in alike.values() for dealt in _deal(group, size)]
 
 
-def _fit(one: Batch, other: Batch) -> bool:
-    """Whether two batches can be joined."""
-    try:
-        join([one.select([0]), other.select([0])])
-    except ValueError:
-        return False
-    return True
+def _deal(group: list[Batch], size: int) -> list[Batch]:
+    if not all(batch.batched for batch in group):
+        return group
+    whole = join(group)
+    hands = max(1, whole.frames // max(size, max(batch.frames for batch in group)))
+    return [whole.select(range(first, whole.frames, hands)) for first in range(hands)]
+
+
+def _shapes(batch: Batch) -> Any:
+    """What batches must have in common to be joined."""
+    leaves, structure = pytree.tree_flatten((batch.arguments, dict(batch.keywords)))
+    kinds = tuple(
+        (tuple(leaf.shape[1:]), leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves
+    )
+    return batch.batched or batch.number, str(structure), kinds

@@ -17,11 +17,12 @@ def collected(*tensors: torch.Tensor) -> Collected:
 @pytest.mark.parametrize(
     ("sizes", "grouped"),
     [
-        ([32, 32, 8], [32, 40]),
-        ([1] * 70, [32, 38]),
+        ([32, 32, 8], [36, 36]),
+        ([1] * 70, [35, 35]),
         ([5], [5]),
         ([20, 20, 20, 20], [40, 40]),
         ([128, 4], [132]),
+        ([128, 128, 100], [178, 178]),
         ([32, 32, 32], [32, 32, 32]),
     ],
 )
@@ -29,14 +30,24 @@ def test_batches_are_put_together_and_every_frame_stays_once(sizes: list[int], g
     frames = torch.arange(float(sum(sizes)))[:, None]
     found = collected(*frames.split(sizes))
     assert [batch.frames for batch in found.batches] == grouped
-    assert torch.equal(torch.cat([batch.arguments[0] for batch in found.batches]), frames)
-    assert found.frames == sum(sizes)
-    assert found.smallest == min(grouped)
+    values = torch.cat([batch.arguments[0] for batch in found.batches])
+    assert torch.equal(values.sort(dim=0).values, frames)
+    names = [name for batch in found.batches for name in batch.names]
+    assert names == [f"frame {int(value)}" for value in values]
+    assert (found.frames, found.smallest) == (sum(sizes), min(grouped))
+
+
+def test_sorted_frames_are_dealt_out() -> None:
+    """Of a hundred frames in the order of ten classes, each batch has all the classes."""
+    labels = torch.arange(100)[:, None] // 10 * torch.ones(1, 2)
+    found = collected(*labels.split(25))
+    assert len(found.batches) == 3
+    assert all(len(set(batch.arguments[0][:, 0].tolist())) == 10 for batch in found.batches)
 
 
 def test_frames_of_different_shapes_stay_apart() -> None:
     found = collected(*[torch.zeros(1, 3, size) for size in (4, 4, 5, 4)])
-    assert [batch.frames for batch in found.batches] == [2, 1, 1]
+    assert [batch.frames for batch in found.batches] == [3, 1]
     assert found.smallest == 1
 
 

@@ -39,6 +39,11 @@ def test_a_sound_network_is_not_accused(count: int) -> None:
         assert diagnosed(sound(seed), frames(count, seed + 5)) == []
 
 
+def test_the_order_of_the_frames_does_not_matter() -> None:
+    level = HELD_OUT.mean(dim=(1, 2, 3))
+    assert diagnosed(sound(), HELD_OUT[level.argsort()]) == []
+
+
 def test_few_frames_are_no_evidence() -> None:
     module = sound()
     with torch.no_grad():

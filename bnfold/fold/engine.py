@@ -87,7 +87,10 @@ class Engine:
         """Fold to a fixpoint, lower what is left, and account for every BatchNorm."""
         splits = Splits(self._body.graph)
         self._absorb()
-        while self._merge() or self._improve() or self._turn():
+        for node in self._body.waiting():
+            if (self._body.pending[node].affine.scale == 0).any():
+                self._turn(node)  # before a dead channel is joined with others
+        while self._merge() or self._improve() or any(self._turn(node) for node in self._body.waiting()):
             pass
         lower(self._body, self._sites)
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
@@ -172,14 +175,12 @@ class Engine:
                 improved = True
         return improved
 
-    def _turn(self) -> bool:
-        """Give one affine positive scales where that helps it on; False where it helps none."""
-        for node in self._body.waiting():
-            plan = None if self._is_frozen(node) else self._planner.turned(node, self._body.pending[node])
-            if plan is not None:
-                self._carry_out(node, plan)
-                return True
-        return False
+    def _turn(self, node: fx.Node) -> bool:
+        """Give an affine positive scales where that helps; False where it does not."""
+        plan = None if self._is_frozen(node) else self._planner.turned(node, self._body.pending[node])
+        if plan is not None:
+            self._carry_out(node, plan)
+        return plan is not None
 
     # --- how it is carried out --------------------------------------------------------------------
 

@@ -50,20 +50,18 @@ DEAD = {
     "efficientnet": (16, 0, 0),
     "repvgg": (12, 0, 0),
     "mobileone": (27, 0, 0),
-    "convmixer": (1, 3, 3),
+    "convmixer": (1, 6, 0),
     "levit": (12, 0, 0),
     "unet": (12, 0, 0),
     "detector": (23, 0, 0),
     "crnn": (3, 0, 0),
     "resnet3d": (8, 0, 0),
     "sigmoid_inception": (20, 0, 0),
-    "sigmoid_inception_after": (5, 14, 1),
+    "sigmoid_inception_after": (8, 12, 0),
 }
 # Without the zeros, where that makes a difference.
 ALIVE = {
     "preactivation_resnet": (7, 4, 0),
-    "convmixer": (1, 6, 0),
-    "sigmoid_inception_after": (8, 11, 1),
 }
 # Trained: the same, and right answers of the 1,000 frames. The closest call among the frames has a margin of
 # 6e-3 between the two best logits, a thousand times float32's error, so the counts hold on every machine.
@@ -76,16 +74,6 @@ TRAINED: dict[str, tuple[tuple[int, int, int], int]] = {
     "mobilenet_v2": ((16, 0, 0), 980),
     "efficientnet": ((16, 0, 0), 986),
     "repvgg": ((12, 0, 0), 970),
-}
-
-_MAX_POOL = "a max pooling, which lets no negative scale through, reads it beside convolutions"
-_DEAD_SUM = "a dead channel on a residual connection: the sum of both terms cannot be divided by its scale"
-# The only BatchNorms that may keep a multiplication and an addition, and why. These are limits of the rules
-# there are: sigmoid(-z) = 1 - sigmoid(z) would turn a sign, and a dead channel's producer may make zeros.
-KEPT: dict[tuple[str, str], dict[str, str]] = {
-    ("sigmoid_inception_after", "alive"): {"stem.0.2": _MAX_POOL},
-    ("sigmoid_inception_after", "dead"): {"stem.0.2": _MAX_POOL},
-    ("convmixer", "dead"): dict.fromkeys(("norm", "blocks.0.norm2", "blocks.1.norm2"), _DEAD_SUM),
 }
 
 
@@ -150,7 +138,6 @@ def test_every_batch_norm_is_accounted_for(case: Case) -> None:
     count = Counter(entry.status for entry in entries)
     expected = {"alive": ALIVE, "dead": DEAD, "trained": {n: row[0] for n, row in TRAINED.items()}}[draw]
     assert (count["folded"], count["reduced"], count["kept"], count["refused"]) == (*expected[name], 0)
-    assert {entry.name for entry in entries if entry.status == "kept"} == set(KEPT.get((name, draw), {}))
     assert not [node for node in body(result).graph.nodes if node.target in BATCH_NORMS]
 
 

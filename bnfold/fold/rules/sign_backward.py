@@ -8,8 +8,8 @@
         any f, any r
 
 -1 and 0 cost nothing in the weights of the layer before: its row is turned round, or is zero. What is left
-has a positive scale in every channel, so it can pass a maximum, or be divided by in a sum or a
-concatenation. r is the largest of the other scales.
+has positive scales, so it can pass a maximum, or be divided by in a sum or a
+concatenation. r is the smallest of the other scales: r f(0) comes and goes, and r is what it rounds with.
 
 Refuses: scales that are positive already; a negative one where f has no symmetry and no channel is dead.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 from torch.fx.node import map_arg
 
@@ -29,6 +30,8 @@ from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refus
 
 aten = torch.ops.aten
 
+Mask = NDArray[np.bool_]
+
 _ODD = frozenset({aten.tanh.default, aten.erf.default, aten.sin.default})
 _TO_ONE = frozenset({aten.sigmoid.default, aten.hardsigmoid.default})
 
@@ -37,26 +40,31 @@ class SignBackward(Rule):
     name = "sign-backward"
     algebra = "s f(x) + t = |s| f(sgn(s) x) + t for tanh; sigmoid(-x) = 1 - sigmoid(x); 0 f(x) = f(0x) - f(0)"
     direction = "backward"
+    rounds_more = True
     operators = _pointwise.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
         affine, target = pending.affine, operator.node.target
         if affine.map is not None or (affine.scale > 0).all():
             return Refusal("a scale that is positive, or a shift, cannot pass")
-        dead, turned = affine.scale == 0, affine.scale < 0
-        if target not in _ODD | _TO_ONE:
-            turned = np.zeros_like(turned)
-        if not (dead | turned).any():
-            return Refusal("the function has no symmetry that a sign could use")
-        size = np.where(turned, -affine.scale, affine.scale)
+        dead = affine.scale == 0
+        negative = (affine.scale < 0) & (target in _ODD | _TO_ONE)
+        at_zero = self._at_zero(operator, pending) if dead.any() else np.zeros(1)
+        if at_zero is None:
+            return Refusal("its parameters are not one constant per channel")
+        # the zeros alone first: turning a sigmoid round may round more, where it is near 0
+        masks = [negative & False, negative] if negative.any() and dead.any() else [negative]
+        moves = [self._move(operator, pending, dead, at_zero, mask) for mask in masks if (dead | mask).any()]
+        return tuple(moves) or Refusal("the function has no symmetry that a sign could use")
+
+    @staticmethod
+    def _move(operator: Operator, pending: Pending, dead: Mask, at_zero: Array, turned: Mask) -> Move:
+        affine, to_one = pending.affine, operator.node.target in _TO_ONE
         others = np.abs(affine.scale[~dead])
-        size = np.where(dead, others.max(initial=0.0) or 1.0, size)
-        shift = affine.shift + np.where(turned & (target in _TO_ONE), affine.scale, 0.0)
-        if dead.any():
-            at_zero = self._at_zero(operator, pending)
-            if at_zero is None:
-                return Refusal("its parameters are not one constant per channel")
-            shift = np.where(dead, affine.shift - size * at_zero, shift)
+        size = np.where(turned, -affine.scale, affine.scale)
+        size = np.where(dead, others.min() if len(others) else 1.0, size)
+        shift = affine.shift + np.where(turned & to_one, affine.scale, 0.0)
+        shift = np.where(dead, affine.shift - size * at_zero, shift)
         before = Affine(np.where(dead, 0.0, np.where(turned, -1.0, 1.0)), np.zeros_like(size))
         return Move(
             before={operator.data: Pending(before, pending.axis)},

@@ -102,7 +102,7 @@ def test_the_document_is_the_one_of_the_design(both: tuple[ConversionResult, Pat
     assert [entry["name"] for entry in document["batch_norms"]] == ["bn1", "bn2"]
     for entry in document["batch_norms"]:
         assert set(entry) == {
-            "name", "channels", "status", "rules", "into", "reason", "gain", "max_rel_error",
+            "name", "channels", "status", "rules", "into", "copies", "reason", "gain", "max_rel_error",
         }  # fmt: skip
         assert entry["status"] == "folded"
         assert entry["max_rel_error"] <= 1e-12

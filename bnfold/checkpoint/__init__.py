@@ -33,7 +33,7 @@ No code in a checkpoint is run unless ``trust_pickle`` is given. Codes, one per 
     L030 code of a trusted pickle failed           L104 num_batches_tracked missing or not needed
     L032 plain pickle, not of torch.save           L105 keys outside the prefix left out
     L034 file changed while it was read            L106 tied parameter stored once
-                                                   L107 file has no checksums
+    L041 the record of old statistics is damaged   L107 file has no checksums
                                                    L108 pickle was trusted
                                                    L109 averaged weights are all there is
 """

@@ -394,7 +394,14 @@ def join(batches: Sequence[Batch]) -> Batch:
         leaves.append(torch.cat(column))
     arguments, keywords = pytree.tree_unflatten(leaves, flat[0][1])
     names = tuple(name for batch in batches for name in batch.names)
-    return replace(first, arguments=arguments, keywords=keywords, names=names)
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return replace(
+        first,
+        arguments=arguments,
+        keywords=keywords,
+        names=names,
+        labels=torch.cat(labels) if len(labels) == len(batches) else None,
+    )
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import bnfold.checkpoint
 import bnfold.modelspec
-from bnfold.checkpoint import load, load_with_notes, read
+from bnfold.checkpoint import load, load_with_notes, read, saving
 from tests.checkpoint.files import Net, error_of, prefixed, saved, torchscript, trained
 from tests.damaged import torch_bytes
 
@@ -325,6 +325,14 @@ def no_model_file(folder: Path) -> object:
 @case("U042", "there is no module no_such_package", "FILE.py:NAME")
 def no_package(folder: Path) -> object:
     return bnfold.modelspec.build("no_such_package.nets:make")
+
+
+@case("L041", "schema 9", "before it was recalibrated")
+def damaged_record(folder: Path) -> object:
+    checkpoint = read(saved(folder / "a.pt", trained()))
+    path = folder / "b.pt"
+    path.write_bytes(saving.to_bytes(checkpoint, checkpoint.pick(), {"schema": 9, "old": {}}))
+    return saving.read_record(path)
 
 
 @case("L040", "tuples inside each other", "do not load the file")

@@ -39,7 +39,7 @@ def test_c_names_another_file(cli: Cli, halves: Path, left_bright: Path, tmp_pat
         ("[run]\ntop = true\n", "BNF-U007", "True"),
         ("[run]\nself-test = 1\n", "BNF-U007", "neither true nor false"),
         ("[run]\nformat = 'xml'\n", "BNF-U007", "text, json"),
-        ("[diagnose]\n", "BNF-U003", "not built yet"),
+        ("[monitor]\n", "BNF-U003", "not built yet"),
     ],
 )
 def test_mistakes_in_the_file(

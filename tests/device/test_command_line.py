@@ -111,7 +111,8 @@ def test_self_test_fails_with_status_1(case: Case, cli: Cli, altered: Altered) -
         (["run", "DIGITS", "FRAME", "--top", "0"], "U010"),
         (["run", "SENSOR", "FRAME"], "R012"),
         (["inspect", "DIGITS", "--nonsense"], "U001"),
-        (["audit", "DIGITS"], "U003"),
+        (["monitor", "DIGITS"], "U003"),
+        (["audit", "DIGITS"], "U030"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

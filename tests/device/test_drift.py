@@ -61,7 +61,7 @@ def test_a_clean_file_is_refused_with_the_command_that_makes_the_other(
 ) -> None:
     result = cli("drift", digits.path, "--frames", folder / "digits.npz")
     assert result.status == 2
-    assert "BNF-U080" in result.err
+    assert "BNF-U140" in result.err
     assert "--monitor" in result.err
 
 

@@ -159,6 +159,17 @@ def float64_twin(body: fx.GraphModule) -> fx.GraphModule:
 
     A plain ``.double()`` fails where a graph hard-codes float32, as an LSTM's zero state and casts do.
     """
+    graph = float64_graph(body)
+    attributes = {
+        str(node.target): double(fetch(body, str(node.target)))
+        for node in body.graph.nodes
+        if node.op == "get_attr"
+    }
+    return fx.GraphModule(attributes, graph, "Twin")
+
+
+def float64_graph(body: fx.GraphModule) -> fx.Graph:
+    """The graph of the float64 twin, with as many nodes in the same order."""
     graph = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in body.graph.nodes:
@@ -168,12 +179,7 @@ def float64_twin(body: fx.GraphModule) -> fx.GraphModule:
         if _makes_floats(node):
             new.update_kwarg("dtype", torch.float64)
         env[node] = new
-    attributes = {
-        str(node.target): double(fetch(body, str(node.target)))
-        for node in body.graph.nodes
-        if node.op == "get_attr"
-    }
-    return fx.GraphModule(attributes, graph, "Twin")
+    return graph
 
 
 def _makes_floats(node: fx.Node) -> bool:

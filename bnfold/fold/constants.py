@@ -16,8 +16,12 @@ aten = torch.ops.aten
 _FACTORIES = frozenset({aten.full.default, aten.zeros.default, aten.ones.default, aten.scalar_tensor.default})
 
 
+# Rules ask for a weight several times in a row. All weights in float64 would be twice the model.
+_MOST_KEPT = 2
+
+
 class Constants:
-    """Evaluates constant subgraphs, such as a weight-normed weight, once and in float64."""
+    """Evaluates constant subgraphs, such as a weight-normed weight, in float64."""
 
     def __init__(self, body: fx.GraphModule) -> None:
         self._body = body
@@ -50,16 +54,21 @@ class Constants:
         """The node's value as float64, or None if it depends on the input."""
         if not isinstance(node, fx.Node) or not self.is_constant(node):
             return None
-        result: Array = self._evaluate(node).numpy()
-        return result
+        result = self._evaluate(node, {})
+        if node.op != "get_attr":
+            self._values[node] = result
+            if len(self._values) > _MOST_KEPT:
+                del self._values[next(iter(self._values))]
+        array: Array = result.numpy()
+        return array
 
-    def _evaluate(self, node: fx.Node) -> Any:
-        if node not in self._values:
-            if node.op == "get_attr":
-                self._values[node] = g.double(g.fetch(self._body, str(node.target)))
-            else:
-                args = g.widen(map_arg(node.args, self._evaluate))
-                kwargs = g.widen(map_arg(node.kwargs, self._evaluate))
-                with torch.no_grad():
-                    self._values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return self._values[node]
+    def _evaluate(self, node: fx.Node, steps: dict[fx.Node, Any]) -> Any:
+        if node.op == "get_attr":
+            return g.double(g.fetch(self._body, str(node.target)))
+        if node in self._values:
+            return self._values[node]
+        if node not in steps:
+            args, kwargs = map_arg((node.args, node.kwargs), lambda source: self._evaluate(source, steps))
+            with torch.no_grad():
+                steps[node] = node.target(*g.widen(args), **g.widen(kwargs))  # type: ignore[operator]
+        return steps[node]

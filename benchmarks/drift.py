@@ -1,7 +1,7 @@
 """What bnfold.drift says without drift, and with it: false alarms, power, blame.
 
     python benchmarks/drift.py --data FOLDER_OF_IDX_FILES [--only NAME,NAME] [--draws 100]
-        [--parts null,repeats,power,blame]
+        [--parts null,repeats,power,blame,online,delay]
 
 Needs scikit-learn and scikit-image for the photographs of natural_crops. Taps are computed once for each
 network and corruption; windows and calibration sets are then drawn from them. Every draw has its own
@@ -29,6 +29,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).
 from corruptions import CORRUPTIONS  # noqa: E402
 from drift_networks import CACHE, SUBJECTS, Subject  # noqa: E402
 
+from bnfold.drift import Baseline, Monitor  # noqa: E402
 from bnfold.drift.blocks import blocks_of  # noqa: E402
 from bnfold.drift.distributions import clopper_pearson, t_quantile  # noqa: E402
 from bnfold.drift.reference import Reference  # noqa: E402
@@ -215,11 +216,86 @@ def planted(subject: Subject, frames: torch.Tensor, reference: Reference, answer
     return Pool(frames.numpy(), Taps.of(means, reference, scores))
 
 
+LONGEST = 3000
+ONSET = 64
+PATIENCE = 400
+
+
+def stream(monitor: Monitor, pool: Pool, chosen: Array) -> int | None:
+    """Feed frames of the pool; at which of them the alarm came."""
+    layers = monitor.reference.layers
+    for number, index in enumerate(chosen):
+        z = np.split(pool.taps.values[index], np.cumsum(pool.taps.sizes)[:-1])
+        means = []
+        for part, layer, live in zip(z, layers, pool.taps.channels, strict=True):
+            row = layer.mean.copy()
+            row[live] += part * layer.deviation[live]
+            means.append(row)
+        found = monitor.update(means, frame=pool.frames[index])
+        if any(finding.code == "BNF-A017" for finding in found):
+            return number
+    return None
+
+
+def monitors(clean: Pool, held: Array, reference: Reference) -> tuple[Monitor, Monitor]:
+    return Monitor(reference), Monitor(reference, baseline=Baseline.of(clean.taps.values[held]))
+
+
+def part_online(
+    subject: Subject, clean: Pool, reference: Reference, draws: int, found: dict[str, Any]
+) -> None:
+    """Clean streams: frames drawn anew, up to 3,000 of them or to the first alarm."""
+    random = np.random.default_rng(15)
+    runs: dict[int, list[int]] = {0: [], 1: []}
+    ended: dict[int, int] = {0: 0, 1: 0}
+    for draw in range(draws):
+        held = CALIBRATION[draw % len(CALIBRATION)]
+        order = random.permutation(len(clean))
+        for monitor in monitors(clean, order[:held], reference):
+            at = stream(monitor, clean, random.choice(order[held:], LONGEST))
+            runs[monitor.tier].append(LONGEST if at is None else at + 1)
+            ended[monitor.tier] += at is not None
+    for tier in (0, 1):
+        frames = sum(runs[tier])
+        mean = f"{frames / ended[tier]:,.0f}" if ended[tier] else f"above {frames:,}"
+        row(subject.name, f"tier {tier}", draws, f"{frames:,}", ended[tier], mean)
+        found.setdefault("online", []).append([subject.name, tier, runs[tier], ended[tier]])
+
+
+def part_delay(
+    subject: Subject, clean: Pool, reference: Reference, draws: int, found: dict[str, Any]
+) -> None:
+    """Drift that begins after 64 clean frames, at any place between two looks: frames until the alarm."""
+    random = np.random.default_rng(16)
+    before = accuracy(clean.taps, subject.labels)
+    count = min(300, len(clean))
+    for name, corrupt in CORRUPTIONS.items():
+        pool, _ = pool_of(subject, corrupt(subject.frames[:count]))
+        cost = before - accuracy(pool.taps, subject.labels)
+        if cost < HARM:
+            continue
+        delays: dict[int, list[float]] = {0: [], 1: []}
+        for draw in range(draws):
+            held = CALIBRATION[draw % len(CALIBRATION)]
+            order = count + random.permutation(len(clean) - count)
+            for monitor in monitors(clean, order[:held], reference):
+                stream(monitor, clean, random.choice(order[held:], ONSET + int(random.integers(8))))
+                if monitor.drifted:
+                    monitor.reset()
+                at = stream(monitor, pool, random.choice(count, PATIENCE))
+                delays[monitor.tier].append(np.inf if at is None else at + 1)
+        shown = [f"{np.median(delays[t]):.0f}" for t in (0, 1)]
+        row(subject.name, name, f"{cost:+.3f}", *shown)
+        found.setdefault("delay", []).append([subject.name, name, cost, delays[0], delays[1]])
+
+
 PARTS = {
     "null": (part_null, ("network", "frames", "tier 0", "tier 1", "t, Bonferroni", "judged"), 1.0),
     "repeats": (part_repeats, ("network", "frames", "tier 0", "tier 1", "t, Bonferroni", "judged"), 0.5),
     "power": (part_power, ("network", "corruption", "accuracy lost", "tier 0", "tier 1"), 0.3),
     "blame": (part_blame, ("network", "planted in", "tier 0", "tier 1"), 0.3),
+    "online": (part_online, ("network", "", "streams", "frames", "false alarms", "mean run"), 0.3),
+    "delay": (part_delay, ("network", "corruption", "accuracy lost", "tier 0", "tier 1"), 0.12),
 }
 
 

@@ -99,9 +99,19 @@ def natural(folder: Path, count: int) -> Subject:
     return Subject("natural_crops", module, *natural_crops.crops(count, 7, images))
 
 
+def flashes(folder: Path, count: int) -> Subject:
+    """natural_crops, where one frame in fifty is overexposed: rare frames far out in many channels."""
+    plain = natural(folder, count)
+    frames = plain.frames.clone()
+    hit = np.random.default_rng(3).uniform(size=count) < 0.02
+    frames[hit] = (4 * frames[hit]).clamp(0, 1)
+    return Subject("natural_flashes", plain.module, frames, plain.labels)
+
+
 SUBJECTS: dict[str, Callable[[Path, int], Subject]] = {
     "mnist_mlp": mlp,
     "mnist_mobilenet": mobilenet,
     "densenet": densenet,
     "natural_crops": natural,
+    "natural_flashes": flashes,
 }

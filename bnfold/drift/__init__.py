@@ -9,6 +9,7 @@ taps, observe         what frames give, from an artifact or a module
 blocks                how many independent frames a window is worth
 tier0, tier1, tiers   the tests; scores and distributions are theirs
 images, labels        what changed in the user's words
+monitor, state, alarms  a stream of frames, what is remembered of it, what is said
 check, verdict        the tests together, and their result as findings
 """
 
@@ -16,8 +17,10 @@ from __future__ import annotations
 
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.check import check
+from bnfold.drift.monitor import Monitor
 from bnfold.drift.reference import LayerReference, Reference
 from bnfold.drift.result import DriftResult, LayerDrift, TierResult
+from bnfold.drift.state import State, merge
 from bnfold.drift.taps import Taps
 
 __all__ = [
@@ -25,8 +28,11 @@ __all__ = [
     "DriftResult",
     "LayerDrift",
     "LayerReference",
+    "Monitor",
     "Reference",
+    "State",
     "Taps",
     "TierResult",
     "check",
+    "merge",
 ]

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from bnfold.drift.scores import normal_scores
 from bnfold.drift.taps import columns
 
-_SAME = 0.05
+SAME = 0.05
+"""Two frames with less of the difference of unrelated ones show the same scene."""
 _ORDERS = 199
 _LEVEL = 0.02
 _LONGEST = 512  # frames that the autocorrelation is estimated from
@@ -97,15 +98,21 @@ def distinct(frames: NDArray[Any]) -> NDArray[np.int64]:
         own = float(frame.var())
         if last is not None:
             apart = float(np.square(frame - last).mean())
-            if apart <= _SAME * (own + spread):
+            if apart <= SAME * (own + spread):
                 continue
             kept.append(index)
         last, spread = frame, own
     return np.array(kept, dtype=np.int64)
 
 
-def integrated_time(taps: NDArray[Any], sizes: Sequence[int]) -> float:
-    """Frames per independent frame, at least 1; 1 where the order of the frames tells nothing."""
+def integrated_time(taps: NDArray[Any], sizes: Sequence[int], *, change: bool = False) -> float:
+    """Frames per independent frame, at least 1; 1 where the order of the frames tells nothing.
+
+    Args:
+        taps: shape (frames, channels).
+        sizes: channels of each layer.
+        change: allow for one change of the mean within the window, wherever it explains most.
+    """
     count = len(taps)
     if count < 4:
         return 1.0
@@ -114,20 +121,44 @@ def integrated_time(taps: NDArray[Any], sizes: Sequence[int]) -> float:
     weights = 1 / np.arange(1, lags + 1)
     random = np.random.default_rng(0)
 
-    def score(order: NDArray[np.int64]) -> float:
-        return float(sum(w * gram[order[:-k], order[k:]].mean() for k, w in enumerate(weights, start=1)))
+    def ordered(order: NDArray[np.int64]) -> NDArray[np.float64]:
+        found = gram[np.ix_(order, order)]
+        return without_change(found) if change else found
 
-    in_time = score(np.arange(count))
-    shuffled = [score(random.permutation(count)) for _ in range(_ORDERS)]
-    if (1 + sum(other >= in_time for other in shuffled)) / (1 + _ORDERS) > _LEVEL:
+    def score(products: NDArray[np.float64]) -> float:
+        scale = float(np.trace(products))
+        lagged = sum(w * np.diagonal(products, k).mean() for k, w in enumerate(weights, start=1))
+        return float(lagged) / scale if scale > 0 else 0.0
+
+    in_time = ordered(np.arange(count))
+    observed = score(in_time)
+    shuffled = [score(ordered(random.permutation(count))) for _ in range(_ORDERS)]
+    if (1 + sum(other >= observed for other in shuffled)) / (1 + _ORDERS) > _LEVEL:
         return 1.0
-    correlations = [float(np.diagonal(gram, k).mean()) + 1 / (count - 1) for k in range(1, count // 2 + 1)]
+    scale = float(np.trace(in_time)) / count
+    bias = (2 if change else 1) / count
+    correlations = [float(np.diagonal(in_time, k).mean()) / scale + bias for k in range(1, count // 2 + 1)]
     total = 1.0
     for first, second in zip(correlations[::2], [*correlations[1::2], 0.0], strict=False):
         if first + second <= 0:
             break
         total += 2 * (first + second)
     return max(1.0, min(total, float(count)))
+
+
+def without_change(gram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inner products of frames in order, once the means before and after the best split are taken out."""
+    count = len(gram)
+    sums = np.zeros((count + 1, count + 1))
+    sums[1:, 1:] = gram.cumsum(axis=0).cumsum(axis=1)
+    at = np.arange(4, count - 3) if count >= 8 else np.array([count // 2])
+    after = sums[-1, -1] - sums[at, -1] - sums[-1, at] + sums[at, at]
+    split = int(at[np.argmax(sums[at, at] / at + after / (count - at))])
+    found = gram.copy()
+    for part in (slice(0, split), slice(split, count)):
+        found[part] -= found[part].mean(axis=0, keepdims=True)
+        found[:, part] -= found[:, part].mean(axis=1, keepdims=True)
+    return found
 
 
 def gram_of(taps: NDArray[Any], sizes: Sequence[int]) -> NDArray[np.float64]:

@@ -1,0 +1,93 @@
+"""What a monitor says: its findings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bnfold.drift.state import Counts
+from bnfold.drift.tier0 import LayerTest
+from bnfold.finding import Finding
+
+
+def bad_input(number: int) -> Finding:
+    """A frame that came in broken."""
+    return Finding(
+        "BNF-D010",
+        "error",
+        "input",
+        f"frame {number} has values that are not finite",
+        {"frames": [number]},
+        "look at the camera and at what prepares its frames",
+    )
+
+
+def bad_output(where: str, number: int) -> Finding:
+    """A frame that broke inside the network."""
+    return Finding(
+        "BNF-D011",
+        "error",
+        where,
+        f"frame {number} is finite and gives values that are not",
+        {"frames": [number]},
+        "bnfold diagnose says where they come from: statistics, weights or range",
+    )
+
+
+def slower(stride: int, before: int, time: float) -> Finding:
+    """Kept frames are correlated."""
+    return Finding(
+        "BNF-D004",
+        "info",
+        "frames",
+        f"frames that follow each other are correlated: one in {stride} distinct ones is kept from now on, "
+        f"where it was one in {before}",
+        {"stride": stride, "before": before, "time": time},
+    )
+
+
+def drift(
+    tier: int,
+    p: float | None,
+    tests: Sequence[LayerTest],
+    names: Sequence[str],
+    channels: Sequence[NDArray[Any]],
+    arl: int,
+    window: int,
+    counts: Counts,
+) -> Finding:
+    """The window differs from what it is compared with.
+
+    Args:
+        tier, p: of the comparison.
+        tests, names, channels: of each layer, the last as the channel numbers of its columns.
+        arl: kept frames between false alarms.
+        window: kept frames that were compared.
+        counts: with this frame.
+    """
+    index = next(i for i, test in enumerate(tests) if test.significant)
+    test = tests[index]
+    blamed = [int(channels[index][c]) for c in test.channels[:8]]
+    frame = counts.frames - 1
+    return Finding(
+        "BNF-A017",
+        "error",
+        names[index] + (f"[{', '.join(map(str, blamed))}]" if blamed else ""),
+        f"the last {window} kept frames, up to frame {frame}, differ from training (tier {tier}): first here"
+        f", by {test.effect:.2f} deviations; without drift this is said once in {arl:,} kept frames, or less "
+        "often",
+        {
+            "tier": tier,
+            "p": p,
+            "effect": test.effect,
+            "by": list(test.by),
+            "channels": blamed,
+            "propagated": [names[i] for i in range(index + 1, len(tests)) if tests[i].significant],
+            "frame": frame,
+            "kept": counts.kept,
+            "arl": arl,
+        },
+        "look at the camera; bnfold drift on frames of now says more",
+    )

@@ -1,0 +1,233 @@
+"""What a monitor remembers between frames, and how it is kept: a few kilobytes, whole or not at all.
+
+File: ``BNFOLDMS``, version (uint16), length of the header (uint32), header (JSON), arrays, CRC-32 of all
+before it; little-endian. Counts and sums are integers, so that states of many devices add up exactly, in any
+order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold import atomic
+from bnfold.errors import ArtifactError, PlatformError, UsageError
+from bnfold.files import refuse_special
+
+_MAGIC = b"BNFOLDMS"
+_VERSION = 1
+_HEAD = struct.Struct("<8sHI")
+THUMBNAIL = 1024
+"""Values of the last frame that are kept, to know a repeat by."""
+_MOST = 2**24
+
+
+@dataclass
+class Counts:
+    """What has happened so far, in whole numbers.
+
+    Attributes:
+        devices: how many monitors these are the counts of.
+        frames: given to the monitor.
+        kept: that show something new, and entered the window.
+        looks: comparisons of a window.
+        alarms: looks that found drift; one until the monitor is reset.
+        bad_inputs, bad_outputs: frames with values that are not finite, and finite frames that gave such.
+    """
+
+    devices: int = 1
+    frames: int = 0
+    kept: int = 0
+    looks: int = 0
+    alarms: int = 0
+    bad_inputs: int = 0
+    bad_outputs: int = 0
+
+
+@dataclass
+class State:
+    """A monitor's memory.
+
+    Attributes:
+        key: of the network, its baseline and the columns: a state fits one monitor only.
+        counts: see there.
+        sums, squares: int64, shape (columns,): of the codes of all kept frames, and of their squares.
+        ring: uint8, shape (window, columns): codes of the last kept frames; empty in a merged state.
+        filled: kept frames in the ring since it was last emptied, at most its length.
+        since: kept frames since the last look.
+        stride: distinct frames of which one is kept.
+        passed: distinct frames since the last kept one.
+        settled: whether the stride has been estimated.
+        alarmed: whether drift was found and not reset.
+        last: float16, shape (thumbnail,): the last distinct frame; empty before the first.
+    """
+
+    key: str
+    sums: NDArray[np.int64]
+    squares: NDArray[np.int64]
+    ring: NDArray[np.uint8]
+    counts: Counts = field(default_factory=Counts)
+    filled: int = 0
+    since: int = 0
+    stride: int = 1
+    passed: int = 0
+    settled: bool = False
+    alarmed: bool = False
+    last: NDArray[np.float16] = field(default_factory=lambda: np.empty(0, dtype=np.float16))
+
+    @classmethod
+    def new(cls, key: str, columns: int, window: int) -> State:
+        zeros = np.zeros(columns, dtype=np.int64)
+        return cls(key, zeros, zeros.copy(), np.zeros((window, columns), dtype=np.uint8))
+
+    def to_bytes(self) -> bytes:
+        """The file's content."""
+        header = {
+            "key": self.key,
+            "counts": vars(self.counts),
+            "columns": len(self.sums),
+            "window": len(self.ring),
+            "thumbnail": len(self.last),
+            **{name: getattr(self, name) for name in _PLAIN},
+        }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        arrays = (
+            self.sums.astype("<i8"), self.squares.astype("<i8"), self.ring, self.last.astype("<f2"),
+        )  # fmt: skip
+        body = _HEAD.pack(_MAGIC, _VERSION, len(text)) + text + b"".join(a.tobytes() for a in arrays)
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, where: str = "state") -> State:
+        """The reverse of :meth:`to_bytes`.
+
+        Raises:
+            ArtifactError: BNF-M031 damaged, or no monitor's state; BNF-M032 written by a newer bnfold.
+        """
+        if len(data) < _HEAD.size + 4 or not data.startswith(_MAGIC):
+            raise _damaged("it is no monitor's state", where)
+        _, version, length = _HEAD.unpack_from(data)
+        if version > _VERSION:
+            raise ArtifactError(
+                "BNF-M032",
+                f"the state has version {version}; this bnfold reads up to {_VERSION}",
+                where=where,
+                fix="update bnfold here",
+            )
+        if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
+            raise _damaged("its checksum does not fit", where)
+        try:
+            return cls._read(
+                json.loads(data[_HEAD.size : _HEAD.size + length]), data[_HEAD.size + length : -4]
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(str(error), where) from error
+
+    @classmethod
+    def _read(cls, header: dict[str, Any], data: bytes) -> State:
+        columns, window, thumbnail = (header[name] for name in ("columns", "window", "thumbnail"))
+        if not all(type(size) is int and 0 <= size < _MOST for size in (columns, window, thumbnail)):
+            raise ValueError("its sizes are no sizes")
+        counts = Counts(**header["counts"])
+        numbers = [getattr(counts, item.name) for item in fields(Counts)]
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("its counts are no counts")
+        sizes = (8 * columns, 8 * columns, window * columns, 2 * thumbnail)
+        if sum(sizes) != len(data):
+            raise ValueError(f"{len(data)} bytes of arrays, {sum(sizes)} expected")
+        ends = np.cumsum(sizes)
+        parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        plain = {name: header[name] for name in _PLAIN}
+        for name, value in plain.items():
+            expected = bool if name in ("settled", "alarmed") else int
+            if type(value) is not expected or value < 0:
+                raise ValueError(f"{name} is {value!r}")
+        if plain["filled"] > window or plain["stride"] < 1:
+            raise ValueError("its window is fuller than it is long")
+        return cls(
+            str(header["key"]),
+            np.frombuffer(parts[0], dtype="<i8").astype(np.int64),
+            np.frombuffer(parts[1], dtype="<i8").astype(np.int64),
+            np.frombuffer(parts[2], dtype=np.uint8).reshape(window, columns).copy(),
+            counts,
+            last=np.frombuffer(parts[3], dtype="<f2").astype(np.float16),
+            **plain,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Replaces the file at ``path`` in one step.
+
+        Raises:
+            PlatformError: as :func:`bnfold.atomic.write`.
+        """
+        atomic.write(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> State:
+        """Reads a file that :meth:`save` wrote.
+
+        Raises:
+            ArtifactError: BNF-M001 there is no such file; BNF-M031, BNF-M032 as :meth:`from_bytes`.
+            PlatformError: BNF-P015 it cannot be read; BNF-P016 a pipe or a device.
+        """
+        refuse_special(path)
+        try:
+            data = Path(path).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise ArtifactError("BNF-M001", f"no state here: {error.strerror}", where=str(path)) from error
+        except OSError as error:
+            raise PlatformError(
+                "BNF-P015", f"cannot read the file: {error.strerror}", where=str(path)
+            ) from error
+        return cls.from_bytes(data, where=str(path))
+
+
+_PLAIN = ("filled", "since", "stride", "passed", "settled", "alarmed")
+
+
+def merge(states: Iterable[State]) -> State:
+    """What many devices saw: counts and sums, added exactly; the order does not matter. Windows are not kept.
+
+    Raises:
+        UsageError: BNF-U144 there are none; BNF-U145 they are of different networks or baselines.
+    """
+    parts = list(states)
+    if not parts:
+        raise UsageError("BNF-U144", "no states to merge", where="merge")
+    first = parts[0]
+    total = State.new(first.key, len(first.sums), 0)
+    total.counts = Counts(**dict.fromkeys(vars(Counts()), 0))
+    for part in parts:
+        if part.key != first.key or len(part.sums) != len(first.sums):
+            raise UsageError(
+                "BNF-U145",
+                f"states of different monitors: {first.key[:12]} and {part.key[:12]}",
+                where="merge",
+                fix="merge the devices that run the same file apart from the others",
+            )
+        total.sums += part.sums
+        total.squares += part.squares
+        total.alarmed |= part.alarmed
+        for item in fields(Counts):
+            setattr(
+                total.counts, item.name, getattr(total.counts, item.name) + getattr(part.counts, item.name)
+            )
+    return total
+
+
+def _damaged(what: str, where: str) -> ArtifactError:
+    return ArtifactError(
+        "BNF-M031",
+        f"the monitor's state is damaged: {what}",
+        where=where,
+        fix="remove the file: the monitor begins anew",
+    )

@@ -38,7 +38,7 @@ make_examples = tool("make_examples")
 def gist(output: str) -> str:
     """What two runs have in common: no numbers, no digests, no spacing (columns follow the numbers)."""
     text = re.sub(r"\b[0-9a-f]{12,64}\b", "#", output)
-    text = re.sub(r"\d+(\.\d+)*(e[+-]?\d+)?(\+cpu)?", "#", text)
+    text = re.sub(r"\d+(,\d{3})*(\.\d+)*(e[+-]?\d+)?(\+cpu)?", "#", text)
     return " ".join(text.split())
 
 

@@ -84,13 +84,13 @@ def _main(arguments: list[str]) -> None:
     for _ in range(_SETTLING):
         model.predict_raw(arrays)
     start = ColdStart(
-        1000 * (imported - begin), 1000 * (opened - imported), 1000 * (answered - before), _peak_memory()
+        1000 * (imported - begin), 1000 * (opened - imported), 1000 * (answered - before), peak_memory()
     )
     sys.stdout.write(json.dumps(start.to_json()) + "\n")
 
 
-def _peak_memory() -> int | None:
-    """The most memory that this process held, in bytes."""
+def peak_memory() -> int | None:
+    """The most memory that this process held, in bytes; None where the system does not tell."""
     try:
         # Linux: getrusage would also count what the process that started this one held
         status = Path("/proc/self/status").read_text("ascii", "replace")

@@ -4,7 +4,9 @@ Frames that follow each other show the same scene, and a test that counts each a
 Three steps, each of which only drops frames:
 
 1. *Repeats*: a frame that differs from the last kept one by less than 5% of what two unrelated images of the
-   same contrast would differ by shows the same scene, and is dropped.
+   same contrast would differ by, and whose taps differ by less than 2% of what they vary by in training in
+   every layer, shows the same scene, and is dropped. The second half keeps frames whose background stands
+   still while what the network looks at moves.
 2. *Autocorrelation* of the taps of the kept frames: r_k = mean_i <a_i, a_{i+k}> / mean_i <a_i, a_i> over the
    normal scores of all layers. The integrated time T = 1 + 2 sum r_k, summed while pairs of lags stay
    positive (Geyer, Practical Markov chain Monte Carlo, 1992), is what one independent frame costs. Whether
@@ -27,7 +29,9 @@ from bnfold.drift.scores import normal_scores
 from bnfold.drift.taps import columns
 
 SAME = 0.05
-"""Two frames with less of the difference of unrelated ones show the same scene."""
+"""Two images with less of the difference of unrelated ones may show the same scene."""
+ALIKE = 0.02
+"""And they do where their taps have less of the variance of training between them, in every layer."""
 _ORDERS = 199
 _LEVEL = 0.02
 _LONGEST = 512  # frames that the autocorrelation is estimated from
@@ -82,27 +86,38 @@ def blocks_of(
     count = len(taps)
     if length is not None:
         return Blocks(count, np.arange(count), max(1, min(length, count)), False)
-    kept = np.arange(count) if frames is None else distinct(frames)
+    kept = np.arange(count) if frames is None else distinct(frames, taps, sizes)
     time = integrated_time(taps[kept[:_LONGEST]], sizes)
     return Blocks(count, kept, max(1, math.ceil(time)), True)
 
 
-def distinct(frames: NDArray[Any]) -> NDArray[np.int64]:
-    """Indices of the frames that differ from the last kept one."""
+def distinct(
+    frames: NDArray[Any], taps: NDArray[Any] | None = None, sizes: Sequence[int] = ()
+) -> NDArray[np.int64]:
+    """Indices of the frames that differ from the last kept one, in their pixels or in their taps."""
     flat = np.asarray(frames).reshape(len(frames), -1)
-    kept = [0] if len(flat) else []
-    last: NDArray[np.float64] | None = None
-    spread = 0.0
+    kept: list[int] = []
     for index in range(len(flat)):
-        frame = flat[index].astype(np.float64)
-        own = float(frame.var())
-        if last is not None:
-            apart = float(np.square(frame - last).mean())
-            if apart <= SAME * (own + spread):
-                continue
-            kept.append(index)
-        last, spread = frame, own
+        if (
+            kept
+            and same_image(flat[kept[-1]], flat[index])
+            and (taps is None or same_taps(taps[kept[-1]], taps[index], sizes))
+        ):
+            continue
+        kept.append(index)
     return np.array(kept, dtype=np.int64)
+
+
+def same_image(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two images of the same shape may show the same scene."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return float(np.square(a - b).mean()) <= SAME * float(a.var() + b.var())
+
+
+def same_taps(one: NDArray[Any], other: NDArray[Any], sizes: Sequence[int]) -> bool:
+    """Whether the standardised taps of two frames are alike in every layer."""
+    half = np.square(np.asarray(one, dtype=np.float64) - other) / 2
+    return all(half[part].mean() <= ALIKE for part in columns(sizes) if part.stop > part.start)
 
 
 def integrated_time(taps: NDArray[Any], sizes: Sequence[int], *, change: bool = False) -> float:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift import alarms, tier0, tier1
 from bnfold.drift.baseline import Baseline
-from bnfold.drift.blocks import SAME, integrated_time
+from bnfold.drift.blocks import integrated_time, same_image, same_taps
 from bnfold.drift.reference import Reference
 from bnfold.drift.state import THUMBNAIL, State
 from bnfold.drift.taps import columns, spread_factor
@@ -174,13 +174,13 @@ class Monitor:
         if origin is not None:
             state.counts.bad_outputs += 1
             return [alarms.bad_output(origin, number)]
-        if arrays and self._repeats(arrays[0]):
+        if arrays and self._repeats(arrays[0], values):
             return []
         state.passed += 1
         if state.passed < state.stride:
             return []
         state.passed = 0
-        self._keep(values)
+        self._keep(self._encode(values))
         if state.filled < WINDOW or state.since < EVERY or state.alarmed:
             return []
         state.since = 0
@@ -202,23 +202,28 @@ class Monitor:
             parts.append((row[channels] - layer.mean[channels]) / layer.deviation[channels])
         return np.concatenate(parts), None
 
-    def _repeats(self, frame: NDArray[Any]) -> bool:
+    def _repeats(self, frame: NDArray[Any], values: NDArray[np.float64]) -> bool:
         """Whether the frame shows the scene of the last distinct one; it becomes that one if not."""
         flat = frame.reshape(-1)
         now = flat[:: max(1, math.ceil(len(flat) / THUMBNAIL))].astype(np.float64)
         limit = float(np.finfo(np.float16).max)
-        thumbnail = np.clip(now, -limit, limit).astype(np.float16)
-        last = self.state.last
-        if len(last) == len(thumbnail):
-            a, b = thumbnail.astype(np.float64), last.astype(np.float64)
-            if float(np.square(a - b).mean()) <= SAME * float(a.var() + b.var()):
-                return True
-        self.state.last = thumbnail
+        image, codes = np.clip(now, -limit, limit).astype(np.float16), self._encode(values)
+        state = self.state
+        if (
+            len(state.last) == len(image)
+            and same_image(state.last, image)
+            and same_taps(self._decode(state.last_codes), self._decode(codes), self.sizes)
+        ):
+            return True
+        state.last, state.last_codes = image, codes
         return False
 
-    def _keep(self, values: NDArray[np.float64]) -> None:
+    def _encode(self, values: NDArray[np.float64]) -> NDArray[np.uint8]:
+        levels = np.rint((values - self._low) / self._step)
+        return np.asarray(np.clip(levels, 0, _LEVELS), dtype=np.uint8)
+
+    def _keep(self, codes: NDArray[np.uint8]) -> None:
         state = self.state
-        codes = np.clip(np.rint((values - self._low) / self._step), 0, _LEVELS).astype(np.uint8)
         state.ring[:-1] = state.ring[1:]
         state.ring[-1] = codes
         wide = codes.astype(np.int64)

@@ -69,6 +69,7 @@ class State:
         settled: whether the stride has been estimated.
         alarmed: whether drift was found and not reset.
         last: float16, shape (thumbnail,): the last distinct frame; empty before the first.
+        last_codes: uint8, shape (columns,): its codes.
     """
 
     key: str
@@ -83,11 +84,14 @@ class State:
     settled: bool = False
     alarmed: bool = False
     last: NDArray[np.float16] = field(default_factory=lambda: np.empty(0, dtype=np.float16))
+    last_codes: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
 
     @classmethod
     def new(cls, key: str, columns: int, window: int) -> State:
+        """Of a monitor that has seen nothing."""
         zeros = np.zeros(columns, dtype=np.int64)
-        return cls(key, zeros, zeros.copy(), np.zeros((window, columns), dtype=np.uint8))
+        codes = np.zeros((window, columns), dtype=np.uint8)
+        return cls(key, zeros, zeros.copy(), codes, last_codes=np.zeros(columns, dtype=np.uint8))
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -101,7 +105,8 @@ class State:
         }
         text = json.dumps(header, separators=(",", ":")).encode()
         arrays = (
-            self.sums.astype("<i8"), self.squares.astype("<i8"), self.ring, self.last.astype("<f2"),
+            self.sums.astype("<i8"), self.squares.astype("<i8"), self.ring, self.last_codes,
+            self.last.astype("<f2"),
         )  # fmt: skip
         body = _HEAD.pack(_MAGIC, _VERSION, len(text)) + text + b"".join(a.tobytes() for a in arrays)
         return body + struct.pack("<I", zlib.crc32(body))
@@ -141,7 +146,7 @@ class State:
         numbers = [getattr(counts, item.name) for item in fields(Counts)]
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("its counts are no counts")
-        sizes = (8 * columns, 8 * columns, window * columns, 2 * thumbnail)
+        sizes = (8 * columns, 8 * columns, window * columns, columns, 2 * thumbnail)
         if sum(sizes) != len(data):
             raise ValueError(f"{len(data)} bytes of arrays, {sum(sizes)} expected")
         ends = np.cumsum(sizes)
@@ -159,7 +164,8 @@ class State:
             np.frombuffer(parts[1], dtype="<i8").astype(np.int64),
             np.frombuffer(parts[2], dtype=np.uint8).reshape(window, columns).copy(),
             counts,
-            last=np.frombuffer(parts[3], dtype="<f2").astype(np.float16),
+            last=np.frombuffer(parts[4], dtype="<f2").astype(np.float16),
+            last_codes=np.frombuffer(parts[3], dtype=np.uint8).copy(),
             **plain,
         )
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +101,7 @@ def judge(
     return family(float(largest[0])), results
 
 
+@lru_cache(maxsize=4)
 def _contrasts(n: int, n0: int, deals: int) -> NDArray[np.float32]:
     """Shape (frames, deals + 1); the first column is how the frames really lie."""
     random = np.random.default_rng([n, n0])

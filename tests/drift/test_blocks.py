@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.drift.blocks import blocks_of, distinct, integrated_time
+from bnfold.drift.blocks import blocks_of, distinct, integrated_time, without_change
 
 
 def autoregressive(count: int, channels: int, memory: float, seed: int) -> np.ndarray:
@@ -46,6 +46,39 @@ def test_a_slow_change_is_told_from_the_last_kept_frame() -> None:
     one, other = random.uniform(size=(2, 1, 10, 10))
     frames = np.stack([(1 - w) * one + w * other for w in np.linspace(0, 1, 60)])
     assert 3 <= len(distinct(frames)) <= 8
+
+
+def test_a_background_that_stands_still_is_no_repeat() -> None:
+    """A small thing moves before a large scene: the pixels hardly change, what the network sees does."""
+    random = np.random.default_rng(2)
+    scene = random.uniform(size=(1, 40, 40))
+    frames = np.repeat(scene[None], 30, axis=0)
+    for index, frame in enumerate(frames):
+        frame[:, index : index + 2, 10:12] = 0
+    assert len(distinct(frames)) == 1
+    late = random.normal(size=(30, 6))
+    early = 0.02 * random.normal(size=(30, 9))
+    assert blocks_of(frames, np.hstack([early, late]), [9, 6]).effective == 30
+    assert len(distinct(frames, early, [9])) == 1
+
+
+def test_a_change_within_the_window_is_no_correlation() -> None:
+    random = np.random.default_rng(3)
+    found = []
+    for seed in range(8):
+        rows = np.random.default_rng(seed).normal(size=(32, 10))
+        rows[random.integers(6, 26) :] += 1.5
+        assert integrated_time(rows, [10]) > 1
+        found.append(integrated_time(rows, [10], change=True))
+    assert sum(time > 1 for time in found) <= 1
+    slow = [integrated_time(autoregressive(32, 10, 0.8, seed), [10], change=True) for seed in range(8)]
+    assert sum(time > 1 for time in slow) >= 5
+
+
+def test_taking_a_change_out_leaves_nothing_of_it() -> None:
+    rows = np.zeros((20, 3))
+    rows[7:] = [2.0, -1.0, 5.0]
+    assert without_change(rows @ rows.T) == pytest.approx(np.zeros((20, 20)), abs=1e-9)
 
 
 def test_given_blocks_are_taken_as_given() -> None:

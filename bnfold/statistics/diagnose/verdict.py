@@ -62,8 +62,26 @@ def settle(said: list[Finding], seen: Seen, subject: Subject) -> list[Finding]:
         open_ = []
     if open_:
         return [*findings, cause_of(open_, seen, subject)]
-    accused = any(one.severity == "error" for one in findings)
-    return findings if accused else findings + accumulated(seen)
+    if any(one.severity == "error" for one in findings):
+        return findings
+    return _with_sum(findings, accumulated(seen))
+
+
+def _with_sum(findings: list[Finding], more: list[Finding]) -> list[Finding]:
+    """What small gaps add up to is told with the cause that the file gives for them, where it gives one."""
+    at = next((number for number, one in enumerate(findings) if one.code in _RAISED), None)
+    if not more or at is None:
+        return findings + more
+    told = findings[at]
+    keys = ("worst_channel", "mean_gap", "scale_gap", "at_least")
+    gap = {"call": more[0].evidence["layer"], **{key: more[0].evidence[key] for key in keys}}
+    findings[at] = replace(
+        told,
+        severity="error",
+        message=f"{told.message}; the frames show it: small gaps add up to {more[0].where}",
+        evidence={**told.evidence, "gap": gap, "mode": "eval"},
+    )
+    return findings
 
 
 # --- what the file said ------------------------------------------------------------------------------------

@@ -136,6 +136,29 @@ def test_a_frozen_layer_whose_statistics_moved() -> None:
     assert (found.code, found.severity, found.evidence["layer"]) == ("BNF-A012", "error", "bn1")
 
 
+def test_small_gaps_that_add_up_are_told_with_their_cause() -> None:
+    """Each of twelve layers is off by less than the margin; behind each other they are off by far more."""
+    torch.manual_seed(0)
+    module = nn.Sequential()
+    for number in range(12):
+        module.append(nn.Linear(8, 8))
+        module.append(nn.BatchNorm1d(8))
+        nn.init.eye_(module[2 * number].weight)
+    module.eval()
+    data = torch.randn(600, 8, generator=torch.Generator().manual_seed(1))
+    fit(module, data)
+    before = copy.deepcopy(module)
+    with torch.no_grad():
+        for part in module[1::2]:
+            part.running_mean -= 0.15
+    (found,) = diagnosed(module, data[:256])
+    assert (found.code, found.severity, found.evidence["mode"]) == ("BNF-A032", "error", "eval")
+    assert "add up" in found.message
+    (found,) = diagnosed(module, data[:256], against=before)
+    assert (found.code, found.severity, found.evidence["layer"]) == ("BNF-A013", "error", "1")
+    assert found.evidence["mode"] == "eval"
+
+
 def test_statistics_inside_batches_of_one() -> None:
     module = sound()
     seen = passes.run(module, list(Batches(frames(2000, seed=99), module)), "train")

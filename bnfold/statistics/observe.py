@@ -22,6 +22,9 @@ from torch.overrides import TorchFunctionMode
 from bnfold.statistics.layers import is_batch_norm
 
 
+_OPERATOR = torch.batch_norm
+
+
 @dataclass(frozen=True)
 class Call:
     """One BatchNorm call.
@@ -78,9 +81,10 @@ class Call:
     def by_statistics(self, mean: Tensor, variance: Tensor) -> Tensor:
         """What it gives in eval mode with other statistics, each of shape (channels,)."""
         like = self.running_mean if self.running_mean is not None else self.input
-        return functional.batch_norm(
-            self.input, mean.to(like), variance.to(like), self.weight, self.bias, False, 0.0, self.eps
-        )
+        return _OPERATOR(
+            self.input, self.weight, self.bias, mean.to(like), variance.to(like),
+            False, 0.0, self.eps, torch.backends.cudnn.enabled,
+        )  # fmt: skip
 
     def values(self) -> Tensor:
         """The input as a matrix of shape (values, channels)."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_PIECE = 1 << 18  # values; 2 MB in float64
+_PIECE = 1 << 20  # values; 8 MB in float64
 _PIECE_ON_DEVICE = 1 << 24
 _SMALL = 1 << 15
 """Values up to which the number of operators counts for more than what they do: then torch's own reduction is

@@ -14,7 +14,7 @@ from onnx import helper
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "onnx", "scipy", "pandas", "matplotlib")
 INTERPRETERS = ("onnxruntime", "ai_edge_litert", "tflite_runtime")
-TOOLS = ("onnxscript", "litert_torch", "safetensors", "rich", "PIL", "hypothesis")
+TOOLS = ("onnxscript", "litert_torch", "safetensors", "rich", "PIL", "jinja2", "hypothesis")
 
 TORCH_FREE = (
     "bnfold",
@@ -32,6 +32,11 @@ TORCH_FREE = (
     "bnfold.report.benchmark",
     "bnfold.report.conversion",
     "bnfold.report.diagnosis",
+    "bnfold.report.html",
+    "bnfold.report.html.audit",
+    "bnfold.report.html.maps",
+    "bnfold.report.html.page",
+    "bnfold.report.html.plots",
     "bnfold.report.inspection",
     "bnfold.report.machine",
     "bnfold.report.recalibration",

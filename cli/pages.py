@@ -1,4 +1,4 @@
-"""``--format html`` and ``junit``: reports that are files of their own, on standard output or in ``-o FILE``."""
+"""``--format html`` and ``junit``: reports that are files of their own, on stdout or in ``-o FILE``."""
 
 from __future__ import annotations
 

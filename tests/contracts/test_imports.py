@@ -34,6 +34,8 @@ TORCH_FREE = (
     "bnfold.report.diagnosis",
     "bnfold.report.html",
     "bnfold.report.html.audit",
+    "bnfold.report.html.diagnosis",
+    "bnfold.report.html.histograms",
     "bnfold.report.html.maps",
     "bnfold.report.html.page",
     "bnfold.report.html.plots",

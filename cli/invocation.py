@@ -95,14 +95,26 @@ class _Invocation:
     def _write(self, stdout: TextIO, outcome: Outcome) -> None:
         if outcome.silent:
             return
-        if self.format in outcome.files:
+        if self.format not in ("text", "json"):
             console.write(stdout, self._file(outcome, Style.of(stdout)))
             return
         text = dump(outcome.document) if self.json else outcome.render(Style.of(stdout))
         console.write(stdout, text)
 
     def _file(self, outcome: Outcome, style: Style) -> str:
-        """What goes to standard output beside or instead of a file: the text with ``-o``, else the file."""
+        """What goes to standard output: the file itself, or the text where ``-o`` names the file.
+
+        Raises:
+            UsageError: BNF-U162 there is no report of this form.
+            PlatformError: as `atomic.write`.
+        """
+        if self.format not in outcome.files:
+            raise UsageError(
+                "BNF-U162",
+                f"there is no {self.format} report of what was asked for",
+                where=f"bnfold {self.command} --format {self.format}",
+                fix=f"one of {', '.join(('text', 'json', *outcome.files))}",
+            )
         content = outcome.files[self.format]()
         if self.output is None:
             return content

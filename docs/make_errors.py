@@ -96,6 +96,7 @@ CAUSES = {
     "BNF-A017": "the data in use differ from the data of training",
     "BNF-U160": "`-o` with a report that goes to standard output",
     "BNF-U161": "the folder that a report is to be written into does not exist",
+    "BNF-U162": "`--format` names a report that there is not of what was asked for",
     "BNF-U143": "an option of the drift check is out of range",
     "BNF-D001": "too few independent frames for a verdict on drift",
     "BNF-R031": "what is given as frames is no array of numbers with the frames along its first axis",

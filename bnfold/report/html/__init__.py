@@ -2,7 +2,8 @@
 
 page    the parts of a page and its template: verdict, findings, plots, tables, always in this order
 plots   what the drawings have in common: size, colours that follow light and dark, the SVG of a figure
-audit, diagnosis, drift   one page each
+maps, histograms          drawings that several pages have
+audit, diagnosis, drift   one page each; channels, frames and timeline are the last one's
 
 A page is made from the plain document that ``--format json`` shows, with every number by channel. It needs
 jinja2 and matplotlib, ``pip install 'bnfold[report]'``; neither is imported before a page is made. The same

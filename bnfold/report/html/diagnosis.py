@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.report.html import plots
-from bnfold.report.html.histograms import draw_histograms
+from bnfold.report.html.histograms import Series, draw_histograms
 from bnfold.report.html.maps import draw_map
 from bnfold.report.html.page import Page, Plot, Row, Table, file_name, name, number, render, verdict_of
 from bnfold.report.style import plural
@@ -189,7 +189,7 @@ def _channels(layer: Document, key: str) -> Array:
 
 
 def _histograms(found: Sequence[Document]) -> Plot:
-    series: list[tuple[str, str, Callable[[Document], Sequence[int]]]] = [
+    series: list[Series] = [
         ("train mode", plots.MAIN, lambda one: one["train"]),
         ("eval mode", plots.SECOND, lambda one: one["eval"]),
     ]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Document = Mapping[str, Any]
-Series = tuple[str, str, Callable[[Document], Sequence[int]]]
+Series = tuple[str, str, Callable[[Document], Sequence[float]]]
 
 _ACROSS = 2
 _HEIGHT = 82.0  # points of one row
@@ -24,7 +24,12 @@ _UNEVEN = 3.0  # bins that differ so much in width are not equal steps of the ax
 
 
 def draw_histograms(
-    parts: Sequence[tuple[str, Document, str]], series: Sequence[Series], *, unit: str, alt: str
+    parts: Sequence[tuple[str, Document, str]],
+    series: Sequence[Series],
+    *,
+    unit: str,
+    alt: str,
+    each: str = "values",
 ) -> str:
     """The histograms as SVG.
 
@@ -34,6 +39,7 @@ def draw_histograms(
             filled, the others are lines.
         unit: of the values.
         alt: what is shown, in words.
+        each: what is counted.
     """
     down = math.ceil(len(parts) / _ACROSS)
 
@@ -44,7 +50,7 @@ def draw_histograms(
         for axes in grid.flat[len(parts) :]:
             axes.set_visible(False)
         figure.supxlabel(unit, fontsize=9)
-        figure.supylabel("share of the values", fontsize=9)
+        figure.supylabel(f"share of the {each}", fontsize=9)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=1.4)
 

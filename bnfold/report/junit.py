@@ -8,8 +8,7 @@
 
 A case fails where a finding of severity ``error`` belongs to it, so the suite fails exactly when the exit
 status is 1. A tier that refused to judge is skipped, with its reason. A tier that does not decide never
-fails: what it says stands in the output of its case, as warnings and notes do. There are no times and no hosts
-in it.
+fails: what it says stands in the output of its case, as warnings and notes do. It has no times and no hosts.
 """
 
 from __future__ import annotations

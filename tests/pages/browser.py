@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,13 +112,16 @@ def main(folder: Path) -> int:
         return 2
     options = Options()
     options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"):
+    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(argument)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium has no sandbox for root
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(driver_path))
     driver.set_script_timeout(30)
     failed = 0
     try:
+        prove(driver)
         for page in pages:
             for view in VIEWS:
                 wrong, summary = look(driver, page, view)
@@ -130,6 +135,38 @@ def main(folder: Path) -> int:
         driver.quit()
     print(f"{len(pages)} pages at {len(VIEWS)} views, {failed} failed")
     return 1 if failed else 0
+
+
+# one of each fault, and the word that the complaint must have
+FAULTY = """<!DOCTYPE html><html><body style="margin: 0">
+<section aria-label="plots"></section><section aria-label="verdict"></section>
+<img src="data:image/png;base64,AAAA" alt="broken"><img src="https://example.invalid/a.png" alt="outside">
+<div style="width: 3000px">wide</div><script>undefined_function()</script>
+<figure><svg aria-label="empty" width="300" height="100"></svg>
+<svg aria-label="crowded" width="300" height="100"><path/><path/><path/><path/><path/>
+<text x="10" y="50">one</text><text x="12" y="52">two</text>
+<text x="290" y="90">beyond the edge</text></svg></figure>
+</body></html>
+"""
+COMPLAINTS = (
+    "pixels wide", "ends at", "sections:", "not loaded: broken", "not loaded: outside",
+    "nothing is drawn: empty", '"two" covers "one"', '"beyond the edge" is cut off', "undefined_function", "asks for https://example.invalid",
+)  # fmt: skip
+
+
+def prove(driver: Any) -> None:
+    """A check that cannot fail is none: every fault of a faulty page must be seen.
+
+    Raises:
+        AssertionError: one was not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "faulty.html"
+        page.write_text(FAULTY, "utf-8")
+        wrong, _ = look(driver, page, VIEWS[1])
+    missed = [words for words in COMPLAINTS if not any(words in sentence for sentence in wrong)]
+    if missed:
+        raise AssertionError(f"faults that were not seen: {missed}; seen: {wrong}")
 
 
 def look(driver: Any, page: Path, view: View) -> tuple[list[str], str]:

@@ -150,7 +150,8 @@ FAULTY = """<!DOCTYPE html><html><body style="margin: 0">
 """
 COMPLAINTS = (
     "pixels wide", "ends at", "sections:", "not loaded: broken", "not loaded: outside",
-    "nothing is drawn: empty", '"two" covers "one"', '"beyond the edge" is cut off', "undefined_function", "asks for https://example.invalid",
+    "nothing is drawn: empty", '"two" covers "one"',
+    '"beyond the edge" is cut off', "undefined_function", "asks for https://example.invalid",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ DIGIT  := $(MODELS)/frames/0000_7.png
 AS     := --input 1x1x28x28 --color gray --labels $(MODELS)/labels.txt --samples $(MODELS)/frames_1000.npz
 
 DEVICE := .device
-SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name py.typed) README.md LICENSE $(PINS)
+SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-host test-tflite test-onnx test-slow test-pages test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis docs clean distclean

@@ -57,9 +57,11 @@ def worst_channels(tier: Document, evidence: Evidence) -> list[tuple[str, int, i
     return [*first, *others][:_MOST]
 
 
-def channel_plot(tier: Document, evidence: Evidence) -> Plot:
-    """Histograms of the channel means of frames."""
+def channel_plot(tier: Document, evidence: Evidence) -> Plot | None:
+    """Histograms of the channel means of frames; None where no channel is alive."""
     chosen = worst_channels(tier, evidence)
+    if not chosen:
+        return None
     parts = []
     for layer, channel, column in chosen:
         now = evidence.taps.values[:, column].astype(np.float64)

@@ -33,7 +33,8 @@ def drift_page(document: Document, evidence: Evidence, names: Sequence[str]) -> 
     drawn: list[Plot] = []
     notes = []
     if judged:
-        drawn += [_layers(judged), channel_plot(judged[0], evidence)]
+        channels = channel_plot(judged[0], evidence)
+        drawn += [_layers(judged), *([channels] if channels else [])]
     else:
         notes.append(f"No layer is drawn: {document['tiers'][0]['reason']}.")
     if len(evidence.tested):
@@ -139,7 +140,7 @@ def _table(tiers: Sequence[Document]) -> Table:
             f"{layer['limit']:.3f}",
             "yes" if layer["significant"] else "no",
             ", ".join(layer["by"]) or "-",
-            number(layer["detectable"]),
+            "any" if layer["detectable"] is None else number(layer["detectable"]),
         ]
         if tier["tier"]:
             cells.append(f"{layer['p']:.3g}")

@@ -59,7 +59,6 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
     "svg.fonttype": "none",
-    "svg.hashsalt": "bnfold",
     "image.interpolation": "nearest",
     "savefig.dpi": 200,
 }
@@ -86,6 +85,8 @@ def draw(height: float, paint: Callable[[Figure], None], *, alt: str) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
+        # ids are digests of this and of what they name, or of its number: they differ between drawings
+        matplotlib.rcParams["svg.hashsalt"] = f"bnfold {alt}"
         figure = Figure(figsize=(WIDTH / _INCH, height / _INCH), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         paint(figure)

@@ -75,6 +75,8 @@ def read(page: str) -> Reading:
     assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=\s]*", "", bare))
     assert "@import" not in page
     assert "default-src 'none'" in page
+    ids = found.values("id")
+    assert len(ids) == len(set(ids)), "one id, two things"
     labels = [value for tag, name, value in found.attributes if (tag, name) == ("section", "aria-label")]
     assert list(dict.fromkeys(labels))[:3] == ["verdict", "findings", "plots"]
     drawings = [value for tag, name, value in found.attributes if (tag, name) == ("svg", "aria-label")]

@@ -109,3 +109,37 @@ def test_hostile_names_are_text(hostile: str) -> None:
     found = read(diagnosis_page(said))
     assert found.tags == plain.tags
     assert hostile in found.texts
+
+
+def test_a_network_that_gives_nothing_finite() -> None:
+    said = document(sound())
+    for module in said["modules"]:
+        module["eval"] = {"rms": None, "largest": None}
+        module["train"] = None
+    for layer in said["layers"]:
+        layer["gap"] |= {"typical": None, "largest": None, "at_least": None}
+        layer["output"] = {"eval": {"rms": None, "largest": None}, "train": None}
+    found = read(diagnosis_page(said))
+    assert "not finite in eval mode" in found.texts
+    assert "train mode" not in found.texts[found.texts.index("Growth through the depth") :][:12]
+    assert any(
+        f"not finite in eval mode: {said['modules'][0]['name']}" in t for t in found.values("aria-label")
+    )
+
+
+def test_a_network_that_cannot_run_on_its_frames() -> None:
+    said = {**document(sound()), "layers": [], "modules": [], "histograms": []}
+    found = read(diagnosis_page(said))
+    assert "not compared" in found.text
+    assert "svg" not in found.tags
+
+
+def test_many_layers_with_long_names() -> None:
+    said = document(sound())
+    first, module = said["layers"][0], said["modules"][0]
+    names = [f"backbone.stages.{i}.blocks.with.a.long.name.bn{i}" for i in range(130)]
+    said["layers"] = [{**first, "name": name} for name in names]
+    said["modules"] = [{**module, "name": name} for name in names]
+    found = read(diagnosis_page(said))
+    assert len(next(text for text in found.texts if text.endswith(".bn0"))) == 24
+    assert [row[0] for row in found.rows[1:]] == names

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import bnfold
@@ -143,3 +145,37 @@ def test_pictures_are_exact_and_small() -> None:
         np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))), pixels
     )
     assert data_uri(np.zeros((400, 300, 1), dtype=np.uint8))[1:] == (100, 134)
+
+
+def test_one_frame(net: Net) -> None:  # noqa: F811
+    found = read(pages(net, frames(1, 1))[1])
+    assert found.values("alt") == ["furthest from training: f0.png"]
+    assert "In the order of time" in found.text
+
+
+def test_frames_that_all_look_the_same(net: Net) -> None:  # noqa: F811
+    found = read(pages(net, np.full((16, 3, 12, 12), 0.5, dtype=np.float32), blocks=1)[1])
+    assert "clipped" in found.texts
+
+
+def test_a_network_without_a_living_channel(net: Net) -> None:  # noqa: F811
+    dead = copy.deepcopy(net)
+    for part in dead.modules():
+        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
+            torch.nn.init.zeros_(part.weight)
+    document, page = pages(dead, frames(32, 1))
+    found = read(page)
+    assert "The worst channels" not in found.text
+    assert all(layer["effect"] == 0 for layer in document["tiers"][0]["layers"])
+    assert "any" in found.texts
+
+
+def test_vectors_are_no_pictures() -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4)).eval()
+    rows = np.random.default_rng(0).normal(size=(24, 5)).astype(np.float32)
+    found = read(pages(module, rows)[1])
+    assert "no image of 1 or 3 channels" in found.text
+    assert "img" not in found.tags
+    assert "What the frames look like" not in found.text
+    assert "In the order of time" in found.text

@@ -7,14 +7,15 @@ PINS   := constraints.txt pyproject.toml
 
 MODELS := sample_models
 DEMO   := out/demo
+PAGES  := out/pages
 DIGIT  := $(MODELS)/frames/0000_7.png
 AS     := --input 1x1x28x28 --color gray --labels $(MODELS)/labels.txt --samples $(MODELS)/frames_1000.npz
 
 DEVICE := .device
-SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name py.typed) README.md LICENSE $(PINS)
+SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-slow test-pages test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis docs clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -68,6 +69,13 @@ test-onnx: .venv-onnx/.wheel $(DEVICE)/artifacts/.ready ## 3: the installed whee
 test-slow: .venv/.ready ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+# The browser comes from Debian's packages and is not installed here; selenium has an environment of its own.
+test-pages: .venv/.ready .venv-pages/.ready ## the HTML pages in headless Chromium, as desktop and phone
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { echo \
+	    'chromium and chromedriver are missing: apt-get install --no-install-recommends chromium chromium-driver'; exit 2; }
+	$(BIN)/python tests/pages/make.py $(PAGES)
+	.venv-pages/bin/python tests/pages/browser.py $(PAGES)
+
 test-random: .venv/.ready ## 2,000 random networks through the fold engine (minutes)
 	BNFOLD_RANDOM_NETWORKS=2000 $(BIN)/python -m pytest tests/fold/test_random_networks.py
 
@@ -111,6 +119,13 @@ docs: .venv/.ready ## write what the documentation takes from the source: codes,
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@
 
+.venv-pages/.ready: $(PINS)
+	@echo "==> setting up .venv-pages: selenium"
+	rm -rf .venv-pages
+	$(PYTHON) -m venv .venv-pages
+	.venv-pages/bin/pip install -q --disable-pip-version-check -c constraints.txt selenium
+	@touch $@
+
 # $(call device_environment,NAME,PACKAGES): the interpreter and pytest, nothing else
 define device_environment
 	@echo "==> setting up .venv-$(1): $(2) and pytest, without torch"
@@ -150,4 +165,4 @@ clean: ## what was made, except the environments
 	rm -rf out build dist $(DEVICE) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 distclean: clean ## the environments too
-	rm -rf .venv .venv-tflite .venv-onnx
+	rm -rf .venv .venv-tflite .venv-onnx .venv-pages

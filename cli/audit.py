@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold.errors import UsageError
 from bnfold.report.audit import render_audit
 
-from . import network, values
+from . import network, pages, values
 from .command import CommandParser, Context, Outcome
 from .kinds import is_artifact
 
@@ -54,6 +54,7 @@ def configure(parser: CommandParser) -> None:
     parser.option(
         "--channels", action="store_true", default=False, help="with --format json: every number by channel"
     )
+    pages.add_options(parser, "html")
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
@@ -89,6 +90,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         findings = merged(findings, told + weights.beyond_half(linear), calls)
     notes = [note.to_json() for note in (loaded.notes if loaded else checkpoint.notes)]
     passed = finding.passed(findings)
+    channels = options.channels or options.format == "html"
     document: dict[str, Any] = {
         "schema": 1,
         "passed": passed,
@@ -107,18 +109,31 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "unusable": [{"name": name, "reason": error.what} for name, error in checkpoint.unusable.items()],
         "assumed": result.assumed,
         "findings": [found.to_json() for found in findings] + notes,
-        "layers": [figures.to_json(channels=options.channels) for figures in result.layers],
-        "folded_weights": [each.to_json(channels=options.channels) for each in linear],
+        "layers": [figures.to_json(channels=channels) for figures in result.layers],
+        "folded_weights": [each.to_json(channels=channels) for each in linear],
     }
-    return Outcome(passed, document, lambda style: render_audit(document, style, everything=context.verbose))
+
+    def page() -> str:
+        from bnfold.report.html.audit import audit_page
+
+        context.progress("drawing")
+        return audit_page(document)
+
+    return Outcome(
+        passed,
+        document,
+        lambda style: render_audit(document, style, everything=context.verbose),
+        files={"html": page},
+    )
 
 
 def _check_options(options: argparse.Namespace) -> None:
     """Refuse what cannot be used together.
 
     Raises:
-        UsageError: BNF-U030, BNF-U032.
+        UsageError: BNF-U030, BNF-U032; as `pages.check`.
     """
+    pages.check(options)
     for path in (options.checkpoint, options.against):
         if path is not None and is_artifact(path):
             raise UsageError(

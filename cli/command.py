@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ class Outcome:
         passed: False when a gate failed.
         document: what ``--format json`` writes.
         render: the same as text.
+        files: the same in further formats, by their name in ``--format``; all of ASCII characters.
         status: the exit status, where it is not 0 or 1 as ``passed`` says.
         silent: whether another process of the same command says it.
     """
@@ -33,6 +34,7 @@ class Outcome:
     render: Callable[[Style], str]
     status: int | None = None
     silent: bool = False
+    files: Mapping[str, Callable[[], str]] = field(default_factory=dict)
 
     @property
     def exit_status(self) -> int:
@@ -137,6 +139,12 @@ class CommandParser(argparse.ArgumentParser):
         action = (group or self).add_argument(*flags, default=argparse.SUPPRESS, **keywords)
         long = next(flag for flag in flags if flag.startswith("--"))
         self.options[long] = Option(action, default, required)
+
+    def add_formats(self, formats: Mapping[str, str]) -> None:
+        """Further values of ``--format``: what each is, by name."""
+        action = self.options["--format"].action
+        action.choices = (*(action.choices or ()), *formats)
+        action.help = "; ".join([action.help or "", *formats.values()])
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """What the user said, and nothing else.

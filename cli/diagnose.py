@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold.errors import UsageError
 from bnfold.report.diagnosis import render_diagnosis
 
-from . import network, preparation, values
+from . import network, pages, preparation, values
 from .command import CommandParser, Context, Outcome
 from .kinds import is_artifact
 
@@ -72,6 +72,7 @@ def configure(parser: CommandParser) -> None:
     parser.option(
         "--channels", action="store_true", default=False, help="with --format json: every number by channel"
     )
+    pages.add_options(parser, "html")
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
@@ -84,6 +85,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     from bnfold.normalisation import assumed, by_input
     from bnfold.statistics.batches import SampleBatches
     from bnfold.statistics.diagnose import examine
+    from bnfold.statistics.diagnose.histograms import MOST
 
     inputs, notes = _inputs(loaded, options)
     said = preparation.normalisation(options, options.input)
@@ -92,6 +94,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     def frames(path: str) -> SampleBatches:
         return SampleBatches(path, inputs, prepared, size=options.batch)
 
+    drawn = options.format == "html"
     result = examine(
         loaded.module,
         frames(options.samples),
@@ -99,11 +102,12 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         subject=_subject(loaded, options, context),
         train_batch=options.train_batch,
         progress=context.progress,
+        worst_channels=MOST if drawn else 0,
     )
     if _has_images(options.samples):
         notes += assumed(said, prepared)
     document = {
-        **result.to_json(channels=options.channels),
+        **result.to_json(channels=options.channels or drawn),
         "source": {
             "path": options.checkpoint,
             "sha256": loaded.checkpoint.sha256,
@@ -111,8 +115,18 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         },
     }
     document["findings"] += [note.to_json() for note in [*notes, *loaded.notes]]
+
+    def page() -> str:
+        from bnfold.report.html.diagnosis import diagnosis_page
+
+        context.progress("drawing")
+        return diagnosis_page(document)
+
     return Outcome(
-        result.passed, document, lambda style: render_diagnosis(document, style, everything=context.verbose)
+        result.passed,
+        document,
+        lambda style: render_diagnosis(document, style, everything=context.verbose),
+        files={"html": page},
     )
 
 
@@ -120,8 +134,9 @@ def _check_options(options: argparse.Namespace) -> None:
     """Refuse an artifact: it has no BatchNorm left.
 
     Raises:
-        UsageError: BNF-U030.
+        UsageError: BNF-U030; as `pages.check`.
     """
+    pages.check(options)
     for path in (options.checkpoint, options.against):
         if path is not None and is_artifact(path):
             raise UsageError(

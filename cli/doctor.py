@@ -28,6 +28,7 @@ _PURPOSES = (
     ("convert to ONNX", "convert"),
     ("convert to TFLite", "tflite"),
     ("read PNG and JPEG frames", "images"),
+    ("draw HTML pages", "report"),
 )
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import InputError
 from bnfold.report.drift import render_drift
+from bnfold.report.junit import drift_junit
 
-from . import values
+from . import pages, values
 from .command import CommandParser, Context, Outcome
 from .run import INTERPRETERS
 
@@ -53,22 +54,25 @@ def configure(parser: CommandParser) -> None:
         metavar="NAME",
         help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
     )
+    pages.add_options(parser, "html", "junit")
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Run the frames through the monitored artifact, compare, report."""
+    pages.check(options)
     import bnfold
     from bnfold.drift.observe import reference_of
 
     context.progress(f"opening {Path(options.artifact).name}")
     model = bnfold.open(options.artifact, threads=options.threads, runtime=options.runtime)
     reference_of(model)  # a clean artifact is refused before anything is read
-    given = {}
+    given: dict[str, dict[str, Array]] = {}
+    names: dict[str, list[str]] = {}
     for what in ("frames", "baseline"):
         path = getattr(options, what)
         if path is not None:
             context.progress(f"reading {path}")
-            given[what] = inputs_of(path, model)
+            given[what], names[what] = named_inputs(path, model)
     context.progress("running the frames")
     result = bnfold.drift.check(
         model,
@@ -76,13 +80,32 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         baseline=given.get("baseline"),
         train_batch=options.train_batch,
         blocks=options.blocks,
+        keep=options.format == "html",
     )
     document = {"artifact": options.artifact, "runtime": model.runtime, **result.to_json()}
-    return Outcome(not result.drifted, document, lambda style: render_drift(document, style))
+
+    def page() -> str:
+        from bnfold.report.html.drift import drift_page
+
+        context.progress("drawing")
+        assert result.evidence is not None
+        return drift_page(document, result.evidence, names["frames"])
+
+    return Outcome(
+        not result.drifted,
+        document,
+        lambda style: render_drift(document, style),
+        files={"html": page, "junit": lambda: drift_junit(document)},
+    )
 
 
 def inputs_of(path: str, model: Model) -> dict[str, Array]:
-    """The frames at a path as model inputs by name, the first axis is the frames.
+    """As `named_inputs`, without the names."""
+    return named_inputs(path, model)[0]
+
+
+def named_inputs(path: str, model: Model) -> tuple[dict[str, Array], list[str]]:
+    """The frames at a path as model inputs by name, the first axis is the frames; and the frames' names.
 
     Raises:
         InputError: as :func:`bnfold.runtime.frames.read` and :meth:`Model.prepare`; the frame is named.
@@ -91,9 +114,10 @@ def inputs_of(path: str, model: Model) -> dict[str, Array]:
 
     from bnfold.runtime import frames
 
-    names = [spec.name for spec in model.inputs]
-    rows: dict[str, list[Any]] = {name: [] for name in names}
-    for name, frame in frames.read(path, inputs=names):
+    inputs = [spec.name for spec in model.inputs]
+    rows: dict[str, list[Any]] = {name: [] for name in inputs}
+    names = []
+    for name, frame in frames.read(path, inputs=inputs):
         try:
             prepared = model.prepare(frame, finite=False)
         except InputError as error:
@@ -101,4 +125,5 @@ def inputs_of(path: str, model: Model) -> dict[str, Array]:
             raise
         for key, array in prepared.items():
             rows[key].append(array)
-    return {key: np.concatenate(arrays) for key, arrays in rows.items()}
+        names.append(name)
+    return {key: np.concatenate(arrays) for key, arrays in rows.items()}, names

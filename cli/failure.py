@@ -22,6 +22,8 @@ _EXTRA = {
     "tflite_runtime": "edge-tflite",
     "ai_edge_litert": "edge-tflite",
     "PIL": "images",
+    "jinja2": "report",
+    "matplotlib": "report",
 }
 
 

@@ -9,9 +9,11 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TextIO
 
+from bnfold import atomic
 from bnfold._version import __version__
 from bnfold.errors import UsageError
 from bnfold.report import Style, dump, error_document, render_error
+from bnfold.report.style import printable, size
 
 from . import config, console
 from .command import CommandParser, Context, HelpRequested, Outcome, did_you_mean
@@ -55,6 +57,7 @@ class _Invocation:
         # Looked up before anything is parsed, so that a failure to parse is reported as asked for.
         self.json = _asks_for_json(arguments)
         self.traceback = "--traceback" in arguments
+        self.format, self.output = "json" if self.json else "text", None
 
     def run(self, stdout: TextIO) -> int:
         """The whole run; every exception ends here."""
@@ -79,6 +82,7 @@ class _Invocation:
         except HelpRequested as request:
             text = request.text
             return Outcome(True, {"schema": 1, "passed": True, "help": text}, lambda style: text)
+        self.format, self.output = options.format, getattr(options, "output", None)
         self.json = options.format == "json"
         self.traceback = options.traceback
         with warnings.catch_warnings(), console.progress(options.verbose) as progress:
@@ -91,8 +95,32 @@ class _Invocation:
     def _write(self, stdout: TextIO, outcome: Outcome) -> None:
         if outcome.silent:
             return
+        if self.format not in ("text", "json"):
+            console.write(stdout, self._file(outcome, Style.of(stdout)))
+            return
         text = dump(outcome.document) if self.json else outcome.render(Style.of(stdout))
         console.write(stdout, text)
+
+    def _file(self, outcome: Outcome, style: Style) -> str:
+        """What goes to standard output: the file itself, or the text where ``-o`` names the file.
+
+        Raises:
+            UsageError: BNF-U162 there is no report of this form.
+            PlatformError: as `atomic.write`.
+        """
+        if self.format not in outcome.files:
+            raise UsageError(
+                "BNF-U162",
+                f"there is no {self.format} report of what was asked for",
+                where=f"bnfold {self.command} --format {self.format}",
+                fix=f"one of {', '.join(('text', 'json', *outcome.files))}",
+            )
+        content = outcome.files[self.format]()
+        if self.output is None:
+            return content
+        data = content.encode("ascii")
+        atomic.write(self.output, data)
+        return f"{outcome.render(style)}\n{style.plain(printable(self.output))}: {size(len(data))}\n"
 
     def failed(self, exception: BaseException, stdout: TextIO) -> int:
         """The report of an exception, and its exit status."""

@@ -11,12 +11,14 @@ tier0, tier1, tiers   the tests; scores and distributions are theirs
 images, labels        what changed in the user's words
 monitor, state, alarms  a stream of frames, what is remembered of it, what is said
 check, verdict        the tests together, and their result as findings
+evidence              the frames behind a result, kept on request
 """
 
 from __future__ import annotations
 
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.check import check
+from bnfold.drift.evidence import Evidence
 from bnfold.drift.monitor import Monitor
 from bnfold.drift.reference import LayerReference, Reference
 from bnfold.drift.result import DriftResult, LayerDrift, TierResult
@@ -26,6 +28,7 @@ from bnfold.drift.taps import Taps
 __all__ = [
     "Baseline",
     "DriftResult",
+    "Evidence",
     "LayerDrift",
     "LayerReference",
     "Monitor",

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from bnfold.drift import images, tier0
 from bnfold.drift.blocks import Blocks, blocks_of
+from bnfold.drift.evidence import Evidence
 from bnfold.drift.labels import histogram
 from bnfold.drift.observe import Frames, Observed, frames_of, observe
+from bnfold.drift.reference import Reference
 from bnfold.drift.result import DriftResult
+from bnfold.drift.taps import Taps
 from bnfold.drift.tiers import tier_0, tier_1
 from bnfold.drift.verdict import broke, findings_of, not_finite
 from bnfold.errors import UsageError
@@ -27,6 +30,7 @@ def check(
     train_batch: int = 32,
     blocks: int | None = None,
     margin: float = tier0.MARGIN,
+    keep: bool = False,
 ) -> DriftResult:
     """Whether frames differ from what the network was trained on.
 
@@ -44,6 +48,7 @@ def check(
             and how far the running variance of a small batch is too small.
         blocks: how many frames belong to one scene; None: estimated from the frames.
         margin: the root mean square shift over a layer's channels, in deviations, that is no drift.
+        keep: whether the result keeps its ``evidence``: frames and taps, for a report that shows them.
 
     Returns:
         The verdict. ``drifted`` is False where ``judged`` is: too few independent frames are no evidence.
@@ -67,14 +72,16 @@ def check(
     window = blocks_of(pictures[ran], taps.values, taps.sizes, length=blocks) if len(ran) else None
     tiers = [tier_0(taps, window, reference, train_batch=train_batch, margin=margin)]
     predictions = None if taps.scores is None else {"frames": histogram(taps.scores)}
-    compared = None
+    compared: NDArray[Any] | None = None
+    known: NDArray[np.float32] | None = None
     if baseline is not None:
         held_out = observe(monitored_artifact_or_module, baseline, "baseline")
         compared = next(iter(frames_of(baseline, "baseline").values()))
         before = held_out.taps.take(held_out.taps.finite)
-        kept = compared[np.flatnonzero(held_out.ran)[held_out.taps.finite]]
-        others = blocks_of(kept, before.values, before.sizes) if len(before) else None
-        tiers.insert(0, tier_1(taps, window, before.values, others, reference, margin=margin))
+        compared = compared[np.flatnonzero(held_out.ran)[held_out.taps.finite]]
+        known = before.values
+        others = blocks_of(compared, known, before.sizes) if len(before) else None
+        tiers.insert(0, tier_1(taps, window, known, others, reference, margin=margin))
         if predictions is not None and before.scores is not None:
             predictions["baseline"] = histogram(before.scores)
     elif reference.baseline is not None:
@@ -85,8 +92,11 @@ def check(
         tiers.insert(0, tier_1(coded, window, known, held, reference, margin=margin))
         if predictions is not None and recorded.predictions is not None:
             predictions["baseline"] = recorded.predictions
+    if compared is not None and not len(compared):
+        compared = None
     changes = images.changes(pictures[ran], compared) if len(ran) else []
     findings = findings_of(tiers, window, changes, predictions, reference, train_batch, broken)
+    evidence = _evidence(reference, taps, window, ran, pictures, known, compared) if keep else None
     return DriftResult(
         bool(broken) or tiers[0].drifted,
         bool(broken) or tiers[0].judged,
@@ -99,7 +109,23 @@ def check(
         changes,
         predictions,
         reference.left_out,
+        evidence,
     )
+
+
+def _evidence(
+    reference: Reference,
+    taps: Taps,
+    window: Blocks | None,
+    tested: NDArray[np.int64],
+    pictures: NDArray[Any],
+    known: NDArray[np.float32] | None,
+    compared: NDArray[Any] | None,
+) -> Evidence:
+    kept = window.kept if window else np.zeros(0, dtype=np.int64)
+    now = images.statistics(pictures[tested]) if len(tested) else None
+    before = None if compared is None else images.statistics(compared)
+    return Evidence(reference, taps, tested, kept, pictures, known, now or {}, before or {})
 
 
 def _check_options(train_batch: int, blocks: int | None, margin: float) -> None:

@@ -61,7 +61,7 @@ def statistics(frames: NDArray[Any]) -> dict[str, Array] | None:
     - saturation: the mean difference of the largest and the smallest colour; left out for grey images.
     - clipped: the share of pixels at the frames' common least or largest value.
     """
-    images = _images(frames)
+    images = as_images(frames)
     if images is None:
         return None
     grey = images.mean(axis=-1)
@@ -106,8 +106,8 @@ def changes(frames: NDArray[Any], baseline: NDArray[Any] | None = None) -> list[
     return found
 
 
-def _images(frames: NDArray[Any]) -> Array | None:
-    """(frames, height, width, channels) in float64."""
+def as_images(frames: NDArray[Any]) -> Array | None:
+    """(frames, height, width, channels) in float64; None where they are no images of 1 or 3 channels."""
     if frames.ndim != 4:
         return None
     if frames.shape[1] in (1, 3):

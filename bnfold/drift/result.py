@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bnfold import finding
+from bnfold.drift.evidence import Evidence
 from bnfold.drift.images import Change
 from bnfold.finding import Finding
 
@@ -118,6 +119,7 @@ class DriftResult:
         images: what the frames look like.
         predictions: frames per class, here and in the baseline; None where the network gives no scores.
         left_out: BatchNorms that are not looked at: why, by name.
+        evidence: the frames and taps behind it, where the check was told to keep them; not in JSON.
     """
 
     drifted: bool
@@ -131,6 +133,7 @@ class DriftResult:
     images: list[Change] = field(default_factory=list)
     predictions: Mapping[str, tuple[int, ...]] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
     @property
     def passed(self) -> bool:

@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bnfold.report import html
+from tests.report.html.reading import read
 from tests.statistics.networks import STEPS, Twice, healthy, trained
 
 from .conftest import Cli
@@ -304,3 +306,44 @@ def test_convert_refuses_what_the_audit_refuses_and_says_it_once(cli: Cli) -> No
     assert of_statistics == audited.document["findings"]
     assert converted.document["artifacts"] == []
     assert not Path("out").exists()
+
+
+def test_a_page_on_standard_output(cli: Cli) -> None:
+    torch.save(poisoned().state_dict(), "net.pt")
+    result = cli("audit", "net.pt", *INPUT, "--format", "html")
+    assert (result.status, result.err) == (1, "")
+    found = read(result.out)
+    head = found.text[: found.text.index("Findings")]
+    assert "Audit of net.pt" in head
+    assert "BNF-A001" in head
+    assert [row[0] for row in found.rows[1:4]] == ["bn1", "bn2", "bn3"]
+    assert result.out == cli("audit", "net.pt", *INPUT, "--format", "html").out
+
+
+def test_a_page_in_a_file_and_the_text_on_standard_output(cli: Cli, tmp_path: Path) -> None:
+    save_file(healthy().state_dict(), "net.safetensors")
+    text = cli("audit", "net.safetensors").out
+    result = cli("audit", "net.safetensors", "--format", "html", "-o", "page.html")
+    written = (tmp_path / "page.html").read_bytes()
+    assert result.status == 0
+    assert result.out == f"{text}\npage.html: {len(written) / 1000:.1f} kB\n"
+    assert written.decode() == cli("audit", "net.safetensors", "--format", "html").out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.py", "net.safetensors", "page.html"]
+
+
+def test_a_page_that_cannot_be_made_is_refused_before_the_work(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for options, code in (
+        (("-o", "page.html"), "BNF-U160"),
+        (("--format", "json", "-o", "page.json"), "BNF-U160"),
+        (("--format", "html", "-o", "gone/page.html"), "BNF-U161"),
+    ):
+        result = cli("audit", "net.safetensors", *options)
+        assert result.status == 2
+        assert code in result.err
+    monkeypatch.setattr(html, "find_spec", lambda name: None)
+    result = cli("audit", "gone.safetensors", "--format", "html")
+    assert (result.status, result.out) == (2, "")
+    assert "error[BNF-P030]: --format html needs jinja2 and matplotlib" in result.err
+    assert "pip install 'bnfold[report]'" in result.err

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bnfold.report import html
+from tests.report.html.reading import read
 from tests.statistics.diagnose.networks import frames, sound
 
 from .conftest import Cli
@@ -143,3 +145,25 @@ def test_frames_in_half_precision_are_given_in_the_network_s_own(cli: Cli, tmp_p
     np.save(tmp_path / "half.npy", frames(64, seed=1).numpy().astype(np.float16))
     result = cli("diagnose", path, *NET, "--samples", "half.npy", "--format", "json")
     assert (result.status, result.document["findings"]) == (0, [])
+
+
+def test_a_page(cli: Cli, tmp_path: Path) -> None:
+    path = save(stale(), tmp_path / "net.safetensors")
+    arguments = ("diagnose", path, *NET, "--samples", "held_out.npy")
+    result = cli(*arguments, "--format", "html", "-o", "page.html")
+    assert result.status == 1
+    assert result.out.startswith(cli(*arguments).out)
+    written = (tmp_path / "page.html").read_text("ascii")
+    found = read(written)
+    assert "Diagnosis of net.safetensors" in found.text
+    assert {"bn1", "bn2", "bn3", "train mode", "eval mode"} <= set(found.texts)
+    again = cli(*arguments, "--format", "html")
+    assert (again.status, again.out) == (1, written)
+    assert str(tmp_path) not in written
+
+
+def test_a_page_without_its_packages_is_refused_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "find_spec", lambda name: None if name == "jinja2" else object())
+    result = cli("diagnose", "gone.safetensors", *NET, "--samples", "held_out.npy", "--format", "html")
+    assert (result.status, result.out) == (2, "")
+    assert "error[BNF-P030]: --format html needs jinja2" in result.err

@@ -14,7 +14,7 @@ from onnx import helper
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "onnx", "scipy", "pandas", "matplotlib")
 INTERPRETERS = ("onnxruntime", "ai_edge_litert", "tflite_runtime")
-TOOLS = ("onnxscript", "litert_torch", "safetensors", "rich", "PIL", "hypothesis")
+TOOLS = ("onnxscript", "litert_torch", "safetensors", "rich", "PIL", "jinja2", "hypothesis")
 
 TORCH_FREE = (
     "bnfold",
@@ -32,7 +32,19 @@ TORCH_FREE = (
     "bnfold.report.benchmark",
     "bnfold.report.conversion",
     "bnfold.report.diagnosis",
+    "bnfold.report.html",
+    "bnfold.report.html.audit",
+    "bnfold.report.html.channels",
+    "bnfold.report.html.diagnosis",
+    "bnfold.report.html.drift",
+    "bnfold.report.html.frames",
+    "bnfold.report.html.histograms",
+    "bnfold.report.html.maps",
+    "bnfold.report.html.page",
+    "bnfold.report.html.plots",
+    "bnfold.report.html.timeline",
     "bnfold.report.inspection",
+    "bnfold.report.junit",
     "bnfold.report.machine",
     "bnfold.report.recalibration",
     "bnfold.runtime",
@@ -55,6 +67,7 @@ TORCH_FREE = (
     "bnfold_cli.convert",
     "bnfold_cli.diagnose",
     "bnfold_cli.doctor",
+    "bnfold_cli.drift",
     "bnfold_cli.inspect",
     "bnfold_cli.main",
     "bnfold_cli.recalibrate",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -76,3 +78,42 @@ def test_too_few_frames_give_no_verdict(monitored: Path, folder: Path, tmp_path:
     document = cli("drift", monitored, "--frames", tmp_path / "few.npy", "--format", "json").document
     assert (document["judged"], document["drifted"]) == (False, False)
     assert cli("drift", monitored, "--frames", tmp_path / "few.npy").out.rstrip().endswith("no verdict")
+
+
+def test_junit_for_a_build_server(monitored: Path, folder: Path, tmp_path: Path, cli: Cli) -> None:
+    with np.load(folder / "digits.npz") as archive:
+        frames = archive["frames"]
+    np.save(tmp_path / "bright.npy", np.clip(frames.astype(int) + 90, 0, 255).astype(np.uint8))
+    result = cli("drift", monitored, "--frames", tmp_path / "bright.npy", "--format", "junit")
+    assert (result.status, result.err) == (1, "")
+    suite = ElementTree.fromstring(result.out)
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == ("5", "1", "0")
+    failure = suite.find("testcase[@name='tier 1: held-out frames']/failure")
+    assert failure is not None
+    assert failure.get("type") == "BNF-A017"
+    assert str(tmp_path) not in result.out
+
+    report = tmp_path / "drift.xml"
+    same = cli("drift", monitored, "--frames", folder / "digits.npz", "--format", "junit", "-o", report)
+    assert same.status == 0
+    assert same.out.splitlines()[-3] == "no drift"
+    assert same.out.splitlines()[-1].startswith(f"{report}: ")
+    assert ElementTree.fromstring(report.read_text("ascii")).get("failures") == "0"
+    np.save(tmp_path / "few.npy", frames[:3])
+    few = cli("drift", monitored, "--frames", tmp_path / "few.npy", "--format", "junit")
+    assert few.status == 0
+    assert ElementTree.fromstring(few.out).get("skipped") == "2"
+
+
+def test_a_page_needs_its_packages(monitored: Path, folder: Path, cli: Cli) -> None:
+    arguments = ("drift", monitored, "--frames", folder / "digits.npz", "--format", "html")
+    result = cli(*arguments)
+    if all(find_spec(name) for name in ("jinja2", "matplotlib")):
+        assert (result.status, result.err) == (0, "")
+        assert "Frames from both ends" in result.out
+        assert "digits.npz[" in result.out
+        assert cli(*arguments).out == result.out
+    else:
+        assert (result.status, result.out) == (2, "")
+        assert "error[BNF-P030]: --format html needs jinja2 and matplotlib" in result.err
+        assert "pip install 'bnfold[report]'" in result.err

@@ -8,6 +8,7 @@ verdict     what file and frames come to together; unexplained: what the frames 
 finiteness  the first operator whose output is not finite; reasons: and why
 dependence  whether an answer depends on the rest of the batch
 shift       deployment frames against training-like ones
+histograms  what the worst channels give in both modes, on request
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from bnfold.statistics.diagnose.collect import Collected, collect
 from bnfold.statistics.diagnose.dependence import dependence
 from bnfold.statistics.diagnose.finiteness import Breakdown, breakdown
 from bnfold.statistics.diagnose.gap import MIN_FRAMES, TRAIN_BATCH, Gap
+from bnfold.statistics.diagnose.histograms import Histogram, histograms, worst
 from bnfold.statistics.diagnose.passes import Pass
 from bnfold.statistics.diagnose.seen import Seen
 from bnfold.statistics.diagnose.shift import shift_finding, shifts
@@ -58,6 +60,7 @@ class Diagnosis:
         breakdown: how an output came not to be finite; None where all are finite.
         exploding: the first BatchNorm call whose output is over 10 times larger in eval mode than in train.
         unusable: the frames that were left out.
+        histograms: of the worst channels; empty unless they were asked for.
     """
 
     findings: list[Finding]
@@ -71,6 +74,7 @@ class Diagnosis:
     breakdown: Breakdown | None = None
     exploding: str | None = None
     unusable: Sequence[Unusable] = ()
+    histograms: Sequence[Histogram] = ()
 
     @property
     def passed(self) -> bool:
@@ -134,6 +138,7 @@ def examine(
     subject: Subject | None = None,
     train_batch: int = TRAIN_BATCH,
     progress: Progress | None = None,
+    worst_channels: int = 0,
 ) -> Diagnosis:
     """As `diagnose`, with the numbers of every layer.
 
@@ -141,6 +146,8 @@ def examine(
         subject: what the module's file says, with another checkpoint where there is one; default: of the
             module alone.
         progress: called with the name of each stage as it begins.
+        worst_channels: of how many channels to keep histograms, in train and in eval mode: the ones with the
+            largest gaps. Costs two more passes.
     """
     tell = progress or _silent
     subject = subject or Subject.of(module)
@@ -182,6 +189,10 @@ def examine(
     if deployment is not None:
         result, more = _deployed(private, deployment, result, tell)
         findings = [*result.findings, *more]
+    if worst_channels:
+        tell("the worst channels")
+        counted = histograms(private, given.batches, worst(result.own, worst_channels))
+        result = replace(result, histograms=counted)
     return replace(result, findings=_ordered(findings + notes, evaluated))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfold.statistics.diagnose.gap import Gap
+from bnfold.statistics.diagnose.gap import MARGIN, Gap
 from bnfold.statistics.diagnose.passes import Reading, Size
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ def document(result: Diagnosis, *, channels: bool = False) -> dict[str, Any]:
     statistics), ``eval_gap``, ``shift`` of the deployment, each with the typical and the largest gap in
     standard deviations and the channels that are off; ``output`` with the size of what it gives in both
     modes. ``modules`` has the sizes of every module without parts. With ``channels`` each layer has
-    ``by_channel``.
+    ``by_channel``. ``margin`` is the gap that is let pass. ``histograms`` is empty unless asked
+    for.
     """
     return {
         "schema": 1,
@@ -33,11 +34,13 @@ def document(result: Diagnosis, *, channels: bool = False) -> dict[str, Any]:
         "unusable_frames": [one.to_json() for one in result.unusable],
         "breakdown": result.breakdown.to_json() if result.breakdown else None,
         "exploding": result.exploding,
+        "margin": MARGIN,
         "layers": [_layer(result, name, reading, channels) for name, reading in _readings(result)],
         "modules": [
             {"name": name, "eval": _size(size), "train": _size(_twin(result, name))}
             for name, size in (result.evaluated.modules.items() if result.evaluated else ())
         ],
+        "histograms": [one.to_json() for one in result.histograms],
     }
 
 

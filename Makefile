@@ -51,7 +51,7 @@ define device_tests
 	@.venv-$(1)/bin/python -I -c 'import bnfold, bnfold_cli, importlib.util as u, sys; \
 	    inside = [m.__file__.startswith(sys.prefix) for m in (bnfold, bnfold_cli)]; \
 	    sys.exit(0 if all(inside) and u.find_spec("torch") is None else "not the installed wheel, or torch is here")'
-	@rm -rf $(DEVICE)/$(1) && mkdir -p $(DEVICE)/$(1) && cp -R tests/device $(DEVICE)/$(1)/device
+	@rm -rf $(DEVICE)/$(1) && mkdir -p $(DEVICE)/$(1) && cp -R tests/device examples $(DEVICE)/$(1)
 	@printf '[pytest]\naddopts = -q --strict-markers --import-mode=importlib -p no:cacheprovider\nfilterwarnings = error\nmarkers = device: needs no torch\n' > $(DEVICE)/$(1)/pytest.ini
 	cd $(DEVICE)/$(1) && BNFOLD_TEST_ARTIFACTS=$(abspath $(DEVICE))/artifacts \
 	    $(abspath .venv-$(1))/bin/python -P -m pytest -c pytest.ini --rootdir . device

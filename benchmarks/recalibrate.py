@@ -3,10 +3,10 @@
     python benchmarks/recalibrate.py [--only NAME,NAME] [--pairs 7] [--batch 64] [--frames 4096]
 
 For each sample architecture, and for the network of lung_ct: the time of ``bnfold.recalibrate`` over a
-few thousand frames, everything included, as the ratio to what one would do by hand, the network in eval mode with
-its BatchNorms in train mode over the same batches; CPU time on one thread, the median of interleaved pairs
-and its 95% interval. The goal is 1.15. Which of the two runs first alternates from pair to pair, so that a
-busy machine disturbs both alike.
+few thousand frames, everything included, as the ratio to what one would do by hand, the network in eval
+mode with its BatchNorms in train mode over the same batches; processor time on one thread, the median of
+interleaved pairs and its 95% interval. The goal is 1.15. Which of the two runs first alternates from pair to
+pair, so that a busy machine disturbs both alike.
 
 Then the memory that the process needed at its peak for few and for many batches, each in a process of its
 own.

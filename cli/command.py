@@ -58,10 +58,13 @@ class Context:
     Attributes:
         progress: call it with the name of the stage that begins.
         verbose: whether the user asked for more.
+        emit: call it with a line of the result that is not to wait for the end. It goes to standard output;
+            with ``--format json``, which has one document there, to standard error.
     """
 
     progress: Callable[[str], None]
     verbose: bool = False
+    emit: Callable[[str], None] = print
 
 
 class HelpRequested(Exception):

@@ -7,11 +7,15 @@ torch is looked for, never imported; interpreters are loaded, because one that i
 from __future__ import annotations
 
 import argparse
+import operator
 import platform
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bnfold._version import __version__
+from bnfold.errors import PlatformError
 from bnfold.report.machine import render_machine
 
 from .command import CommandParser, Context, Outcome
@@ -30,6 +34,12 @@ _PURPOSES = (
     ("read PNG and JPEG frames", "images"),
     ("draw HTML pages", "report"),
 )
+
+
+_COMPARES: dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]] = {
+    "==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le, ">": operator.gt,
+    "<": operator.lt,
+}  # fmt: skip
 
 
 def configure(parser: CommandParser) -> None:
@@ -66,12 +76,25 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
 
 
 def _wanted() -> dict[str, dict[str, str]]:
-    """Per extra of bnfold: what it brings, by name, with the versions it takes."""
+    """Per extra of bnfold: what it brings, by name, with the versions it takes.
+
+    Raises:
+        PlatformError: BNF-P030 bnfold runs from a folder and was never installed: nothing says what it needs.
+    """
     from importlib import metadata
 
+    try:
+        requirements = metadata.requires("bnfold") or []
+    except metadata.PackageNotFoundError as error:
+        raise PlatformError(
+            "BNF-P030",
+            "bnfold itself is not installed here, so nothing says what it needs",
+            where=str(Path(__file__).parent.parent),
+            fix="pip install .   (in the checkout)",
+        ) from error
     found: dict[str, dict[str, str]] = {}
     inherited: list[tuple[str, str]] = []
-    for text in metadata.requires("bnfold") or []:
+    for text in requirements:
         match = _REQUIREMENT.match(text)
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", text)
         if match is None or extra is None:
@@ -102,14 +125,45 @@ def _version(name: str) -> str | None:
 
 
 def _purpose(what: str, extra: str, packages: dict[str, str]) -> dict[str, Any]:
-    missing = [name for name in packages if _version(name) is None]
+    versions = {name: _version(name) for name in packages}
+    missing = [name for name, version in versions.items() if version is None]
+    untested = [
+        f"{name} {version}"
+        for name, version in versions.items()
+        if version is not None and not within(version, packages[name])
+    ]
     return {
         "purpose": what,
         "works": not missing,
         "with": None,
         "missing": missing,
-        "install": f"pip install 'bnfold[{extra}]'" if missing else None,
+        "untested": untested,
+        "install": f"pip install 'bnfold[{extra}]'" if missing or untested else None,
     }
+
+
+def within(version: str, wanted: str) -> bool:
+    """Whether a version is in a range such as ``<2.14,>=2.13``.
+
+    A part that is not understood excludes nothing. Only the release counts, so 2.13.0+cpu and 2.13.0rc1 are
+    both 2.13.0: this is to tell another minor version from the tested one; pip decides what is installed.
+    """
+    here = _release(version)
+    for part in wanted.split(","):
+        match = re.fullmatch(r"\s*(==|!=|>=|<=|>|<)\s*([0-9.]+)\s*", part)
+        if match is None or here is None:
+            continue
+        there = _release(match[2]) or ()
+        width = max(len(here), len(there))
+        one, other = (release + (0,) * (width - len(release)) for release in (here, there))
+        if not _COMPARES[match[1]](one, other):
+            return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...] | None:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return None if match is None else tuple(int(part) for part in match[0].split("."))
 
 
 def _interpreters() -> list[dict[str, Any]]:
@@ -136,5 +190,6 @@ def _running(target: str, found: list[dict[str, Any]]) -> dict[str, Any]:
         "works": bool(working),
         "with": f"{working[0]['name']} {working[0]['version']}" if working else None,
         "missing": [] if working else [entry["name"] for entry in found],
+        "untested": [],
         "install": None if working else f"pip install 'bnfold[{found[0]['extra']}]'",
     }

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import InputError
+from bnfold.errors import InputError, UsageError
 from bnfold.report.drift import render_drift
+from bnfold.report.fleet import render_fleet
 from bnfold.report.junit import drift_junit
 
 from . import pages, values
@@ -24,10 +25,19 @@ def configure(parser: CommandParser) -> None:
     parser.add_argument(
         "artifact",
         metavar="ARTIFACT",
+        nargs="?",
+        default=None,
         help="a NAME.monitor.onnx or .tflite, made by bnfold convert --monitor",
     )
     parser.option(
-        "--frames", required=True, metavar="DIR|FILE", help="frames of the new place, in the order of time"
+        "--frames", metavar="DIR|FILE", help="frames of the new place, in the order of time"
+    )
+    parser.option(
+        "--merge",
+        nargs="+",
+        metavar="STATE",
+        help="instead of an artifact and frames: what the monitors of many devices have seen (bnfold monitor "
+        "--state), together",
     )
     parser.option(
         "--baseline",
@@ -58,8 +68,18 @@ def configure(parser: CommandParser) -> None:
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
-    """Run the frames through the monitored artifact, compare, report."""
+    """Run the frames through the monitored artifact, compare, report; or judge a fleet by its states."""
     pages.check(options)
+    if options.merge is not None:
+        return _fleet(options, context)
+    for what, value in (("an artifact", options.artifact), ("--frames", options.frames)):
+        if value is None:
+            raise UsageError(
+                "BNF-U001",
+                f"{what} is required",
+                where="bnfold drift",
+                fix="bnfold drift ARTIFACT --frames DIR, or bnfold drift --merge STATE...",
+            )
     import bnfold
     from bnfold.drift.observe import reference_of
 
@@ -97,6 +117,39 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         lambda style: render_drift(document, style),
         files={"html": page, "junit": lambda: drift_junit(document)},
     )
+
+
+def _fleet(options: argparse.Namespace, context: Context) -> Outcome:
+    """The states of many devices.
+
+    Raises:
+        UsageError: BNF-U149 an artifact or frames are given as well, or one state twice; BNF-U145 states of
+            different networks.
+        ArtifactError, PlatformError: as :meth:`bnfold.drift.State.load`.
+    """
+    import bnfold
+
+    beside = [what for what in ("artifact", "frames", "baseline") if getattr(options, what) is not None]
+    if beside:
+        raise UsageError(
+            "BNF-U149",
+            f"--merge judges states alone, and {', '.join(beside)} is given as well",
+            where="--merge",
+            fix="bnfold drift --merge STATE...",
+        )
+    places: set[Path] = set()
+    states = {}
+    for path in options.merge:
+        place = Path(path).resolve()
+        if place in places:
+            raise UsageError(
+                "BNF-U149", f"{path} is given twice", where="--merge", fix="name each state once"
+            )
+        places.add(place)
+        context.progress(f"reading {path}")
+        states[path] = bnfold.drift.State.load(path)
+    document = bnfold.drift.fleet(states).to_json()
+    return Outcome(document["passed"], document, lambda style: render_fleet(document, style))
 
 
 def inputs_of(path: str, model: Model) -> dict[str, Array]:

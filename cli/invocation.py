@@ -28,13 +28,11 @@ COMMANDS = {
     "diagnose": "why a network is wrong in eval mode, told from frames",
     "recalibrate": "new population statistics for a checkpoint, from frames",
     "drift": "whether frames look like what the network was trained on",
+    "monitor": "the same for a stream, frame by frame: an alarm when it changes",
     "inspect": "what an artifact or a checkpoint says of itself",
     "rules": "the fold rules and their algebra",
     "doctor": "what is installed, what works with it, and what is missing",
 }
-
-# Designed, not built. They are refused by name, so that nobody looks for a typo.
-PLANNED = ("monitor",)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,13 +60,13 @@ class _Invocation:
     def run(self, stdout: TextIO) -> int:
         """The whole run; every exception ends here."""
         try:
-            outcome = self._outcome()
+            outcome = self._outcome(stdout)
             self._write(stdout, outcome)
         except BaseException as exception:
             return self.failed(exception, stdout)
         return outcome.exit_status
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self, stdout: TextIO) -> Outcome:
         try:
             if not self.command:
                 return _without_command(self.arguments)
@@ -89,7 +87,9 @@ class _Invocation:
             if not options.verbose and not sys.warnoptions:
                 warnings.simplefilter("ignore")  # the libraries' advice to their own callers
             module = import_module(f"{__package__}.{self.command}")
-            outcome: Outcome = module.run(options, Context(progress, options.verbose))
+            lines = sys.stderr if self.json else stdout
+            context = Context(progress, options.verbose, lambda line: console.write(lines, f"{line}\n"))
+            outcome: Outcome = module.run(options, context)
         return outcome
 
     def _write(self, stdout: TextIO, outcome: Outcome) -> None:
@@ -139,17 +139,7 @@ class _Invocation:
 
 
 def parser_of(command: str) -> CommandParser | None:
-    """The parser of one command, or None where there is no such command.
-
-    Raises:
-        UsageError: BNF-U003 for a command that is designed and not built yet.
-    """
-    if command in PLANNED:
-        raise UsageError(
-            "BNF-U003",
-            f"{command} is not built yet in bnfold {__version__}",
-            fix="bnfold --help lists the commands that are",
-        )
+    """The parser of one command, or None where there is no such command."""
     if command not in COMMANDS:
         return None
     parser = CommandParser(command, COMMANDS[command])

@@ -84,8 +84,9 @@ def run(step: Step, folder: Path) -> tuple[int, str]:
 
 
 def prepare(folder: Path) -> None:
-    """The sample models, where the examples expect them."""
-    (folder / "sample_models").symlink_to(ROOT / "sample_models", target_is_directory=True)
+    """The sample models and the programs, where the pages expect them."""
+    for name in ("sample_models", "examples"):
+        (folder / name).symlink_to(ROOT / name, target_is_directory=True)
 
 
 def rules_table() -> str:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift.state import Counts
 from bnfold.drift.tier0 import LayerTest
+from bnfold.errors import BnfoldError
 from bnfold.finding import Finding
 
 
@@ -33,6 +34,18 @@ def bad_output(where: str, number: int) -> Finding:
         f"frame {number} is finite and gives values that are not",
         {"frames": [number]},
         "bnfold diagnose says where they come from: statistics, weights or range",
+    )
+
+
+def unusable(name: str, error: BnfoldError, number: int) -> Finding:
+    """A frame that could not be read, or that the network does not take."""
+    return Finding(
+        "BNF-D012",
+        "error",
+        "input",
+        f"frame {number} ({name}) cannot be used: {error.what}",
+        {"frames": [number], "code": error.code},
+        error.fix or "look at what writes the frames",
     )
 
 

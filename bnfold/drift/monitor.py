@@ -31,10 +31,11 @@ from bnfold.drift import alarms, tier0, tier1
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.blocks import integrated_time, same_image, same_taps
 from bnfold.drift.reference import Reference
+from bnfold.drift.scale import Scale
 from bnfold.drift.state import THUMBNAIL, State
 from bnfold.drift.taps import columns, spread_factor
 from bnfold.drift.tier0 import LayerTest
-from bnfold.errors import ArtifactError, UsageError
+from bnfold.errors import ArtifactError, BnfoldError, UsageError
 from bnfold.finding import Finding
 
 WINDOW = 32
@@ -113,7 +114,10 @@ class Monitor:
                 where=f"state {state.key[:12]}, monitor {self.key[:12]}",
                 fix="start without it",
             )
-        self.state = state if state is not None else State.new(self.key, len(self._columns), WINDOW)
+        scale = Scale.of(
+            reference.layers, self.sizes, self._low, self._step, known, self._columns, train_batch
+        )
+        self.state = state if state is not None else State.new(self.key, scale, WINDOW)
 
     @property
     def drifted(self) -> bool:
@@ -126,7 +130,7 @@ class Monitor:
 
     def reset(self) -> None:
         """Forget the alarm and the window, not the sums; the stride is estimated anew."""
-        self.state.alarmed = False
+        self.state.alarmed, self.state.blamed = False, ""
         self._empty()
         self.state.stride, self.state.settled = 1, False
 
@@ -138,9 +142,24 @@ class Monitor:
         """
         self.state.save(path)
 
+    def unusable(self, name: str, error: BnfoldError) -> Finding:
+        """A frame that never came to the network: it is damaged, or has another shape.
+
+        Args:
+            name: of the frame.
+            error: what was raised.
+
+        Returns:
+            BNF-D012, with the frame's number.
+        """
+        number = self.state.counts.frames
+        self.state.counts.frames += 1
+        self.state.counts.unusable += 1
+        return alarms.unusable(name, error, number)
+
     def update(
         self,
-        means: Sequence[NDArray[Any]],
+        means: Sequence[NDArray[Any]] | None,
         *,
         frame: Any = None,
         outputs: Mapping[str, Any] | None = None,
@@ -149,8 +168,10 @@ class Monitor:
 
         Args:
             means: the taps: for each layer of the reference the channel means, (channels,) or (1, channels).
+                None: the frame did not run on the monitored graph, and is only looked at for values that are
+                not finite.
             frame: what the network was given (an array, or a dictionary of them), to see repeats and values
-                that are not finite; None: neither is looked for.
+                that are not finite; None: neither is looked for. A frame that is not finite needs no taps.
             outputs: the network's answers, looked at for values that are not finite.
 
         Returns:
@@ -168,13 +189,13 @@ class Monitor:
         if not all(_finite(array) for array in arrays):
             state.counts.bad_inputs += 1
             return [alarms.bad_input(number)]
-        values, origin = self._standardised(means)
+        values, origin = (np.empty(0), None) if means is None else self._standardised(means)
         if origin is None and not all(_finite(np.asarray(a)) for a in (outputs or {}).values()):
             origin = "outputs"
         if origin is not None:
             state.counts.bad_outputs += 1
             return [alarms.bad_output(origin, number)]
-        if arrays and self._repeats(arrays[0], values):
+        if means is None or (arrays and self._repeats(arrays[0], values)):
             return []
         state.passed += 1
         if state.passed < state.stride:
@@ -261,7 +282,9 @@ class Monitor:
         state.counts.alarms += 1
         counts = state.counts
         names = [layer.name for layer in self.reference.layers]
-        return [alarms.drift(self.tier, p, tests, names, self._channels, self.arl, WINDOW, counts)]
+        alarm = alarms.drift(self.tier, p, tests, names, self._channels, self.arl, WINDOW, counts)
+        state.blamed = alarm.where
+        return [alarm]
 
     def _compare(self, window: NDArray[np.float32]) -> tuple[float | None, list[LayerTest]]:
         layers = self.reference.layers

@@ -1,8 +1,8 @@
 """What a monitor remembers between frames, and how it is kept: a few kilobytes, whole or not at all.
 
-File: ``BNFOLDMS``, version (uint16), length of the header (uint32), header (JSON), arrays, CRC-32 of all
-before it; little-endian. Counts and sums are integers, so that states of many devices add up exactly, in any
-order.
+File: ``BNFOLDMS``, version (uint16), length of the header (uint32), header (JSON), the layers (JSON) and the
+arrays, both deflated, CRC-32 of all before it; little-endian. Counts and sums are integers, so that states of
+many devices add up exactly, in any order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import atomic
+from bnfold.drift.scale import Scale
 from bnfold.errors import ArtifactError, PlatformError, UsageError
 from bnfold.files import refuse_special
 
@@ -42,6 +43,7 @@ class Counts:
         looks: comparisons of a window.
         alarms: looks that found drift; one until the monitor is reset.
         bad_inputs, bad_outputs: frames with values that are not finite, and finite frames that gave such.
+        unusable: frames that could not be read, or that the network does not take.
     """
 
     devices: int = 1
@@ -51,6 +53,7 @@ class Counts:
     alarms: int = 0
     bad_inputs: int = 0
     bad_outputs: int = 0
+    unusable: int = 0
 
 
 @dataclass
@@ -59,6 +62,7 @@ class State:
 
     Attributes:
         key: of the network, its baseline and the columns: a state fits one monitor only.
+        scale: what the codes mean.
         counts: see there.
         sums, squares: int64, shape (columns,): of the codes of all kept frames, and of their squares.
         ring: uint8, shape (window, columns): codes of the last kept frames; empty in a merged state.
@@ -68,6 +72,7 @@ class State:
         passed: distinct frames since the last kept one.
         settled: whether the stride has been estimated.
         alarmed: whether drift was found and not reset.
+        blamed: the layer and channels of that alarm; empty without one, and in a merged state.
         last: float16, shape (thumbnail,): the last distinct frame; empty before the first.
         last_codes: uint8, shape (columns,): its codes.
     """
@@ -76,6 +81,7 @@ class State:
     sums: NDArray[np.int64]
     squares: NDArray[np.int64]
     ring: NDArray[np.uint8]
+    scale: Scale
     counts: Counts = field(default_factory=Counts)
     filled: int = 0
     since: int = 0
@@ -83,18 +89,26 @@ class State:
     passed: int = 0
     settled: bool = False
     alarmed: bool = False
+    blamed: str = ""
     last: NDArray[np.float16] = field(default_factory=lambda: np.empty(0, dtype=np.float16))
     last_codes: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
 
     @classmethod
-    def new(cls, key: str, columns: int, window: int) -> State:
+    def new(cls, key: str, scale: Scale, window: int) -> State:
         """Of a monitor that has seen nothing."""
+        columns = len(scale.zero)
         zeros = np.zeros(columns, dtype=np.int64)
         codes = np.zeros((window, columns), dtype=np.uint8)
-        return cls(key, zeros, zeros.copy(), codes, last_codes=np.zeros(columns, dtype=np.uint8))
+        return cls(key, zeros, zeros.copy(), codes, scale, last_codes=np.zeros(columns, dtype=np.uint8))
+
+    @property
+    def window(self) -> NDArray[np.uint8]:
+        """Shape (filled, columns): codes of the kept frames since the ring was last emptied."""
+        return self.ring[len(self.ring) - self.filled :]
 
     def to_bytes(self) -> bytes:
         """The file's content."""
+        layers = json.dumps(self.scale.to_json(), separators=(",", ":")).encode()
         header = {
             "key": self.key,
             "counts": vars(self.counts),
@@ -102,13 +116,15 @@ class State:
             "window": len(self.ring),
             "thumbnail": len(self.last),
             **{name: getattr(self, name) for name in _PLAIN},
+            "scale": len(layers),
         }
         text = json.dumps(header, separators=(",", ":")).encode()
         arrays = (
             self.sums.astype("<i8"), self.squares.astype("<i8"), self.ring, self.last_codes,
-            self.last.astype("<f2"),
+            self.last.astype("<f2"), self.scale.zero.astype("<f2"), self.scale.step.astype("<f2"),
         )  # fmt: skip
-        body = _HEAD.pack(_MAGIC, _VERSION, len(text)) + text + b"".join(a.tobytes() for a in arrays)
+        packed = zlib.compress(layers + b"".join(array.tobytes() for array in arrays), 9)
+        body = _HEAD.pack(_MAGIC, _VERSION, len(text)) + text + packed
         return body + struct.pack("<I", zlib.crc32(body))
 
     @classmethod
@@ -134,27 +150,31 @@ class State:
             return cls._read(
                 json.loads(data[_HEAD.size : _HEAD.size + length]), data[_HEAD.size + length : -4]
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
             raise _damaged(str(error), where) from error
 
     @classmethod
-    def _read(cls, header: dict[str, Any], data: bytes) -> State:
-        columns, window, thumbnail = (header[name] for name in ("columns", "window", "thumbnail"))
-        if not all(type(size) is int and 0 <= size < _MOST for size in (columns, window, thumbnail)):
+    def _read(cls, header: dict[str, Any], packed: bytes) -> State:
+        names = ("columns", "window", "thumbnail", "scale")
+        columns, window, thumbnail, layers = (header[name] for name in names)
+        if not all(type(size) is int and 0 <= size < _MOST for size in (columns, window, thumbnail, layers)):
             raise ValueError("its sizes are no sizes")
         counts = Counts(**header["counts"])
-        numbers = [getattr(counts, item.name) for item in fields(Counts)]
-        if not all(type(number) is int and number >= 0 for number in numbers):
+        if not all(type(number) is int and number >= 0 for number in vars(counts).values()):
             raise ValueError("its counts are no counts")
-        sizes = (8 * columns, 8 * columns, window * columns, columns, 2 * thumbnail)
-        if sum(sizes) != len(data):
+        numbers = (8 * columns, 8 * columns, window * columns, columns, 2 * thumbnail)
+        sizes = (*numbers, 2 * columns, 2 * columns, layers)
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(packed, sum(sizes) + 1)  # no more memory than the sizes say
+        if sum(sizes) != len(data) or not unpacker.eof:
             raise ValueError(f"{len(data)} bytes of arrays, {sum(sizes)} expected")
-        ends = np.cumsum(sizes)
-        parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-        plain = {name: header[name] for name in _PLAIN}
+        document, data = json.loads(data[:layers]), data[layers:]
+        ends = np.cumsum(sizes[:-1])
+        parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=False)]
+        plain: dict[str, Any] = {name: header[name] for name in _PLAIN}
         for name, value in plain.items():
-            expected = bool if name in ("settled", "alarmed") else int
-            if type(value) is not expected or value < 0:
+            expected = {"settled": bool, "alarmed": bool, "blamed": str}.get(name, int)
+            if type(value) is not expected or (type(value) is int and value < 0):
                 raise ValueError(f"{name} is {value!r}")
         if plain["filled"] > window or plain["stride"] < 1:
             raise ValueError("its window is fuller than it is long")
@@ -163,6 +183,9 @@ class State:
             np.frombuffer(parts[0], dtype="<i8").astype(np.int64),
             np.frombuffer(parts[1], dtype="<i8").astype(np.int64),
             np.frombuffer(parts[2], dtype=np.uint8).reshape(window, columns).copy(),
+            Scale.from_json(
+                document, *(np.frombuffer(part, "<f2").astype(np.float16) for part in parts[5:])
+            ),
             counts,
             last=np.frombuffer(parts[4], dtype="<f2").astype(np.float16),
             last_codes=np.frombuffer(parts[3], dtype=np.uint8).copy(),
@@ -197,7 +220,7 @@ class State:
         return cls.from_bytes(data, where=str(path))
 
 
-_PLAIN = ("filled", "since", "stride", "passed", "settled", "alarmed")
+_PLAIN = ("filled", "since", "stride", "passed", "settled", "alarmed", "blamed")
 
 
 def merge(states: Iterable[State]) -> State:
@@ -210,10 +233,10 @@ def merge(states: Iterable[State]) -> State:
     if not parts:
         raise UsageError("BNF-U144", "no states to merge", where="merge")
     first = parts[0]
-    total = State.new(first.key, len(first.sums), 0)
+    total = State.new(first.key, first.scale, 0)
     total.counts = Counts(**dict.fromkeys(vars(Counts()), 0))
     for part in parts:
-        if part.key != first.key or len(part.sums) != len(first.sums):
+        if part.key != first.key or not part.scale.same(first.scale):
             raise UsageError(
                 "BNF-U145",
                 f"states of different monitors: {first.key[:12]} and {part.key[:12]}",

@@ -21,6 +21,7 @@ _GUARANTEED: dict[str, dict[str, Any]] = {
     "diagnose": {"findings": []},
     "recalibrate": {"source": None, "layers": [], "held_out": None, "output": None, "findings": []},
     "drift": {"findings": []},
+    "monitor": {"findings": []},
 }
 
 

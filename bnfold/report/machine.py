@@ -11,6 +11,13 @@ from bnfold.report.table import paragraph, table
 Document = Mapping[str, Any]
 
 
+def _detail(purpose: Document) -> str:
+    """What is missing, or there in another version than bnfold is tested with; else what it is done with."""
+    said = [f"missing: {', '.join(purpose['missing'])}"] if purpose["missing"] else []
+    said += [f"not tested with {', '.join(purpose['untested'])}"] if purpose["untested"] else []
+    return "; ".join(said) or purpose["with"] or ""
+
+
 def render_machine(document: Document, style: Style) -> str:
     """The report of ``bnfold doctor``: what works, what is missing and how to get it, versions."""
     head = f"bnfold {document['bnfold']}, Python {document['python']}, {document['platform']}"
@@ -19,7 +26,7 @@ def render_machine(document: Document, style: Style) -> str:
         (
             purpose["purpose"],
             "yes" if purpose["works"] else "no",
-            purpose["with"] or ("" if purpose["works"] else f"missing: {', '.join(purpose['missing'])}"),
+            _detail(purpose),
         )
         for purpose in document["purposes"]
     ]

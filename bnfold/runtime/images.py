@@ -21,6 +21,7 @@ NUMPY, PNG, JPEG = b"\x93NUMPY", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 SUFFIXES = (".jpeg", ".jpg", ".npy", ".pgm", ".png", ".pnm", ".ppm")
 
 _KINDS = "biuf"  # booleans, integers and floats
+MOST_BYTES = 3 * 89_478_485  # of pixels
 _MOST_PIXELS = 89_478_485  # where Pillow begins to warn: a few bytes of PNG can stand for gigabytes
 
 
@@ -34,17 +35,25 @@ def read(path: str | os.PathLike[str]) -> Array:
         PlatformError: BNF-P015 the file cannot be read; BNF-P016 a pipe or a device; BNF-P022 PNG or JPEG,
             and Pillow is not installed.
     """
-    data = _bytes(path)
+    return decode(_bytes(path), str(path))
+
+
+def decode(data: bytes, where: str) -> Array:
+    """The frame that these bytes of a file are.
+
+    Raises:
+        InputError, PlatformError: as :func:`read`.
+    """
     if data.startswith(NUMPY):
-        return load_array(io.BytesIO(data), str(path))
+        return load_array(io.BytesIO(data), where)
     if data[:1] == b"P" and data[1:2] in b"1234567" and data[2:3].isspace():
-        return _Netpbm(data, str(path)).image()
+        return _Netpbm(data, where).image()
     if data.startswith((PNG, JPEG)):
-        return _with_pillow(data, str(path))
+        return _with_pillow(data, where)
     raise InputError(
         "BNF-R002",
         f"no frame: {'an empty file' if not data else 'neither PNG, JPEG, PGM, PPM nor .npy'}",
-        where=str(path),
+        where=where,
         fix="convert the image to PNG, or save the array with numpy.save",
     )
 

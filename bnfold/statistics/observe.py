@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 
 from bnfold.statistics.layers import is_batch_norm
 
-
 _OPERATOR = torch.batch_norm
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib import metadata
 
+import pytest
+
 from .conftest import Cli
 
 
@@ -64,6 +66,53 @@ sys.meta_path.insert(0, Broken())
     assert result.status == 2
     assert "onnxruntime is installed and does not load" in result.out
     assert "GLIBCXX_3.4.99" in result.out
+
+
+def test_another_version_than_the_tested_one_is_told(shell: Cli) -> None:
+    code = """
+from importlib import metadata
+version = metadata.version
+metadata.version = lambda name: "2.9.1" if name == "torch" else version(name)
+"""
+    result = shell("doctor", "--format", "json", code=code)
+    assert result.status == 0, result.err
+    purposes = {purpose["purpose"]: purpose for purpose in result.document["purposes"]}
+    assert purposes["convert to ONNX"]["untested"] == ["torch 2.9.1"]
+    assert purposes["convert to ONNX"]["install"] == "pip install 'bnfold[convert]'"
+    assert purposes["read PNG and JPEG frames"]["untested"] == []
+    assert "not tested with torch 2.9.1" in " ".join(shell("doctor", code=code).out.split())
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "inside"),
+    [
+        ("2.13.0+cpu", "<2.14,>=2.13", True),
+        ("2.13", ">=2.13.0", True),
+        ("2.14.0", "<2.14,>=2.13", False),
+        ("2.9.1", ">=2.13", False),
+        ("0.10.0", "==0.10.0", True),
+        ("0.10.1", "==0.10.0", False),
+        ("15.0.0rc1", ">=15", True),
+        ("3.1", "!=3.1", False),
+        ("7", "", True),
+        ("unknown", ">=1", True),
+    ],
+)
+def test_ranges_of_versions(version: str, wanted: str, inside: bool) -> None:
+    from bnfold_cli.doctor import within
+
+    assert within(version, wanted) is inside
+
+
+def test_a_folder_that_was_never_installed(shell: Cli) -> None:
+    code = """
+from importlib import metadata
+def requires(name):
+    raise metadata.PackageNotFoundError(name)
+metadata.requires = requires
+"""
+    result = shell("doctor", "--format", "json", code=code)
+    assert (result.status, result.document["error"]["code"]) == (2, "BNF-P030")
 
 
 def test_doctor_imports_no_torch(shell: Cli) -> None:

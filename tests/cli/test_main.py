@@ -20,9 +20,8 @@ from .conftest import Cli
 
 COMMANDS = (
     *("convert", "verify", "run", "bench", "audit", "diagnose", "recalibrate", "drift"),
-    *("inspect", "rules", "doctor"),
+    *("monitor", "inspect", "rules", "doctor"),
 )
-PLANNED = ("monitor",)
 
 
 def test_help_lists_what_is_built_and_nothing_else(cli: Cli) -> None:
@@ -49,14 +48,6 @@ def test_convert_help_says_that_model_runs_code(cli: Cli) -> None:
 def test_version(cli: Cli) -> None:
     assert cli("--version").out == f"{__version__}\n"
     assert cli("--version", "--format", "json").document["bnfold"] == __version__
-
-
-@pytest.mark.parametrize("command", PLANNED)
-def test_planned_commands_are_refused_by_name(cli: Cli, command: str) -> None:
-    result = cli(command, "x.pt", "--format", "json")
-    assert result.status == 2
-    assert result.document["error"]["code"] == "BNF-U003"
-    assert result.document["passed"] is False
 
 
 @pytest.mark.parametrize(
@@ -168,9 +159,8 @@ def test_verbose_names_the_stages_on_standard_error(cli: Cli, monkeypatch: pytes
     assert cli("rules").err == ""
 
 
-def test_commands_and_planned_commands_do_not_overlap() -> None:
+def test_the_commands() -> None:
     assert tuple(invocation.COMMANDS) == COMMANDS
-    assert not set(invocation.COMMANDS) & set(invocation.PLANNED)
 
 
 def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift import Baseline, LayerReference, Monitor, Reference, State, merge
 from bnfold.drift.monitor import COLUMNS, EVERY, WINDOW, spread
-from bnfold.errors import ArtifactError, BnfoldError, UsageError
+from bnfold.errors import ArtifactError, BnfoldError, InputError, UsageError
 from bnfold.finding import Finding
 
 SIZES = (6, 30)
@@ -70,8 +70,10 @@ def test_a_shift_is_found_and_said_once(reference: Reference, tier: int) -> None
     assert alarm.evidence["tier"] == tier
     assert alarm.evidence["frame"] == when
     assert monitor.drifted
+    assert monitor.state.blamed == alarm.where
     monitor.reset()
     assert not monitor.drifted
+    assert monitor.state.blamed == ""
     again = feed(monitor, rows[60:])
     assert [finding.code for _, finding in again] == ["BNF-A017"]
 
@@ -130,6 +132,22 @@ def test_a_correlated_stream_is_thinned_and_gives_no_alarm(reference: Reference)
     assert alarms <= 1
 
 
+def test_frames_that_did_not_run_are_looked_at_for_nan_alone(reference: Reference) -> None:
+    monitor = Monitor(reference)
+    rows = drawn(3, 0)
+    good = np.zeros((1, 4, 4), dtype=np.float32)
+    assert monitor.update(None, frame=good, outputs={"y": np.zeros(3)}) == []
+    assert [f.code for f in monitor.update(None, frame=good + np.inf)] == ["BNF-D010"]
+    assert [f.code for f in monitor.update(None, outputs={"y": np.array([np.nan])})] == ["BNF-D011"]
+    finding = monitor.unusable("7.png", InputError("BNF-R003", "the image cannot be decoded"))
+    assert (finding.code, finding.severity, finding.evidence["code"]) == ("BNF-D012", "error", "BNF-R003")
+    assert "frame 3 (7.png)" in finding.message
+    monitor.update(means(reference, rows[0]))
+    counts = monitor.state.counts
+    assert (counts.frames, counts.kept) == (5, 1)
+    assert (counts.bad_inputs, counts.bad_outputs, counts.unusable) == (1, 1, 1)
+
+
 def test_every_kth_frame(reference: Reference) -> None:
     monitor = Monitor(reference, every=10)
     assert [number for number in range(31) if monitor.due(number)] == [0, 10, 20, 30]
@@ -153,14 +171,24 @@ def test_a_restart_changes_nothing(reference: Reference, tmp_path: Path) -> None
 
 
 def test_a_state_of_100_layers_is_small(tmp_path: Path) -> None:
-    layers = tuple(LayerReference(f"bn{i}", np.zeros(512), np.ones(512), 1) for i in range(100))
-    monitor = Monitor(Reference(layers))
+    """With the names of a real network, a baseline, and sums as after a year of frames."""
+    layers = tuple(
+        LayerReference(f"features.denseblock{i // 25}.denselayer{i}.norm2", np.zeros(512), np.ones(512), 1)
+        for i in range(100)
+    )
     random = np.random.default_rng(0)
-    for _ in range(40):
-        monitor.update([random.normal(size=512) for _ in layers], frame=random.uniform(size=(3, 224, 224)))
-    monitor.save(tmp_path / "state")
-    assert (tmp_path / "state").stat().st_size < 64 * 1024
-    assert len(monitor.state.sums) == COLUMNS
+    for known in (None, Baseline.of(random.normal(size=(50, 51200)))):
+        monitor = Monitor(Reference(layers), baseline=known)
+        for _ in range(40):
+            taps = [random.normal(size=512) for _ in layers]
+            monitor.update(taps, frame=random.uniform(size=(3, 224, 224)))
+        assert len(monitor.state.sums) == COLUMNS
+        state = monitor.state
+        state.sums += random.integers(0, 2**38, COLUMNS)
+        state.squares += random.integers(0, 2**46, COLUMNS)
+        state.ring[:] = random.integers(0, 256, state.ring.shape)  # nothing to deflate
+        monitor.save(tmp_path / "state")
+        assert (tmp_path / "state").stat().st_size < 64 * 1024
 
 
 def test_columns_are_spread_over_the_layers() -> None:
@@ -171,7 +199,27 @@ def test_columns_are_spread_over_the_layers() -> None:
     assert [len(part) for part in spread([5, 6], 300)] == [5, 6]
 
 
+def bomb(data: bytes) -> bytes:
+    """Arrays that would unpack to far more than the header says."""
+    _, _, length = struct.unpack_from("<8sHI", data)
+    body = data[: 14 + length] + zlib.compress(bytes(10**8))
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
 def damaged() -> list[tuple[str, Any]]:
+    def layers(scale: Any) -> Any:
+        def change(data: bytes) -> bytes:
+            _, _, length = struct.unpack_from("<8sHI", data)
+            document = json.loads(data[14 : 14 + length])
+            raw = zlib.decompress(data[14 + length : -4])[document["scale"] :]
+            text = json.dumps(scale).encode()
+            document["scale"] = len(text)
+            head = json.dumps(document).encode()
+            body = struct.pack("<8sHI", b"BNFOLDMS", 1, len(head)) + head + zlib.compress(text + raw)
+            return body + struct.pack("<I", zlib.crc32(body))
+
+        return change
+
     def header(key: str, value: Any) -> Any:
         def change(data: bytes) -> bytes:
             _, _, length = struct.unpack_from("<8sHI", data)
@@ -196,6 +244,14 @@ def damaged() -> list[tuple[str, Any]]:
         ("filled", header("filled", 33)),
         ("alarmed", header("alarmed", 1)),
         ("settled", header("settled", None)),
+        ("blamed", header("blamed", 3)),
+        ("scale", header("scale", None)),
+        ("no scale", layers(None)),
+        ("no layers", layers({"tier": 0, "layers": []})),
+        ("another tier", layers({"tier": 2, "layers": [["bn", 36, 1, None, 1]]})),
+        ("layer", layers({"tier": 0, "layers": [["bn", 36, -1, None, 1]]})),
+        ("columns of a layer", layers({"tier": 0, "layers": [["bn", 35, 1, None, 1]]})),
+        ("bomb", bomb),
     ]
 
 

@@ -274,7 +274,7 @@ class Monitor:
             batches = [None if layer.momentum is None else layer.batches for layer in layers]
             return None, tier0.judge(parts, behind, batches, alpha=self.alpha)
         # Few deals tell most windows from drift; an alarm needs all of them as well
-        p, _ = tier1.judge(window, self._known, self.sizes, alpha=self.alpha, deals=_QUICK)
+        p = tier1.p_value(window, self._known, self.sizes, deals=_QUICK)
         if p > 0.05:
             return p, []
         deals = math.ceil(2 / self.alpha) - 1

@@ -272,7 +272,8 @@ class Monitor:
             ]
             behind = [layer.frames_behind(self.train_batch) for layer in layers]
             batches = [None if layer.momentum is None else layer.batches for layer in layers]
-            return None, tier0.judge(parts, behind, batches, alpha=self.alpha)
+            single = [layer.positions == 1 for layer in layers]
+            return None, tier0.judge(parts, behind, batches, single, alpha=self.alpha)
         # Few deals tell most windows from drift; an alarm needs all of them as well
         p = tier1.p_value(window, self._known, self.sizes, deals=_QUICK)
         if p > 0.05:

@@ -30,7 +30,7 @@ def split(values: Array) -> list[Array]:
 
 
 def zero(values: Array, batches: int | None = None) -> list[LayerTest]:
-    return tier0.judge(split(values), [600.0] * 3, [batches] * 3)
+    return tier0.judge(split(values), [600.0] * 3, [batches] * 3, [False] * 3)
 
 
 @pytest.mark.parametrize("heavy", [False, True])
@@ -97,6 +97,28 @@ def test_a_wider_spread_without_a_shift_is_seen() -> None:
     assert any(t.significant for t in tests)
 
 
+def unit(frames: int, seed: int, *, by: float = 0.0) -> Array:
+    """One layer of 60 single values that share factors, variance 1 but for every other channel's."""
+    random = np.random.default_rng(seed)
+    mix = np.random.default_rng(98).normal(size=(5, 60))
+    values = random.normal(size=(frames, 5)) @ mix + 2 * random.normal(size=(frames, 60))
+    values /= np.sqrt(np.square(mix).sum(axis=0) + 4)
+    return np.asarray(values * (1 + by * np.where(np.arange(60) % 2, 1, -1)))
+
+
+def test_a_known_scale_that_changes_is_seen_without_a_shift() -> None:
+    def judged(values: Array, single: bool) -> LayerTest:
+        return tier0.judge([values], [600.0], [None], [single])[0]
+
+    clean = [judged(unit(64, seed), True) for seed in range(300)]
+    assert sum(test.significant for test in clean) <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
+    changed = [unit(64, seed, by=0.2) for seed in range(40)]
+    assert all("scale" in judged(values, True).by for values in changed)
+    # Means over many positions vary by less than the bound, and by how much is not known
+    assert not any(judged(values, False).significant for values in changed)
+    assert not any(judged(0.3 * values, False).significant for values in changed)
+
+
 def test_a_shift_within_the_margin_is_no_drift() -> None:
     small = [shifted(drawn(300, seed), 0.04) for seed in range(6)]
     assert not any(t.significant for values in small for t in zero(values))
@@ -126,7 +148,7 @@ def test_more_frames_of_the_same_make_the_effect_no_larger() -> None:
 def test_layers_without_live_channels_pass() -> None:
     values = drawn(30, 0)
     empty = np.empty((30, 0))
-    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2)
+    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2, [False] * 2)
     assert not tests[0].significant
     p, layers = tier1.judge(values[:10], values[10:], (0, values.shape[1]), deals=99)
     assert 0 < p <= 1

@@ -42,7 +42,7 @@ def monitors(bench: Bench, held: Array) -> Iterator[Monitor]:
 
 def part_online(bench: Bench) -> None:
     """Clean streams: frames drawn anew, up to 4,000 of them or to the first alarm."""
-    draws = bench.count(0.4)
+    draws = bench.count(0.25)
     runs: dict[int, list[int]] = {0: [], 1: []}
     alarms = {0: 0, 1: 0}
     for draw in range(draws):
@@ -85,7 +85,7 @@ def _clean(bench: Bench, draw: int) -> dict[str, Any]:
 
 def part_delay(bench: Bench) -> None:
     """Drift that begins after 64 clean frames or a few more: frames until the alarm, the median."""
-    draws, subject = bench.count(0.15), bench.subject
+    draws, subject = bench.count(0.09), bench.subject
     for number, (name, make) in enumerate(subject.shifts.items()):
 
         def compute(name: str = name, make: Any = make, number: int = number) -> dict[str, Any]:

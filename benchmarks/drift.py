@@ -3,10 +3,10 @@
     python benchmarks/drift.py --data FOLDER_OF_MNIST_IDX_FILES [--only NAME,NAME] [--parts PART,PART]
         [--draws 100]
 
-`make bench-drift DATA=FOLDER` runs all of it, and the peers (drift_peers.py). Windows and calibration sets are
-drawn from held-out frames, whose taps are computed once. Every draw has its own calibration set, so that the
-spread between calibration sets is part of every rate. A refusal to judge is no alarm, and a miss for power;
-the share that was judged is stated.
+`make bench-drift DATA=FOLDER` runs all of it, and the peers (drift_peers.py). Windows and calibration sets
+are drawn from held-out frames, whose taps are computed once. Every draw has its own calibration set, so that
+the spread between calibration sets is part of every rate. A refusal to judge is no alarm, and a miss for
+power; the share that was judged is stated.
 
 Prints tables; every row is kept in out/drift as it is done, and a second run computes only those that are not
 there.

@@ -181,8 +181,8 @@ def robot(folder: Path, count: int) -> Subject:
 
 # A forward pass of natural_crops takes a while: of each kind of corruption the strong ones.
 _FEW = ("noise 0.1", "noise 0.3", "impulse 0.05", "brightness -0.2", "brightness +0.2", "contrast 0.4",
-        "gamma 2.0", "blur 1.0", "blur 2.0", "pixelate 4", "rotate 45", "zoom 0.6", "zoom 1.4", "occlusion 12",
-        "negative")  # fmt: skip
+        "gamma 2.0", "blur 1.0", "blur 2.0", "pixelate 4", "rotate 45", "zoom 0.6", "zoom 1.4",
+        "occlusion 12", "negative")  # fmt: skip
 
 
 _FEWER = 1500

@@ -145,7 +145,7 @@ def peers(name: str, shared: Any, target: float) -> dict[str, Any]:
         for kind, make in makes.items():
             if f"{kind}/{space}" not in found:
                 torch.manual_seed(0)
-                np.random.seed(0)  # noqa: NPY002  alibi-detect draws from it
+                np.random.seed(0)
                 found[f"{kind}/{space}"] = offline(make, shared[space], shared)
                 kept.write_text(json.dumps(found))
         if f"online/{space}" not in found:

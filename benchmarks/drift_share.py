@@ -29,11 +29,11 @@ from bnfold.drift import Baseline, Monitor  # noqa: E402
 from bnfold.drift.taps import Taps  # noqa: E402
 from bnfold.drift.tiers import tier_0, tier_1  # noqa: E402
 
-NETWORKS = ("mnist_mlp", "densenet")
+NETWORKS = ("mnist_mlp",)
 HELD = 200
 WINDOW = 64
-NULL, POWER = 100, 10
-STREAMS, DELAYS = 6, 6
+NULL, POWER = 60, 5
+STREAMS, DELAYS = 4, 4
 LONGEST, BEFORE, PATIENCE = 4000, 64, 200
 FRAMES = 2000
 
@@ -97,9 +97,7 @@ def ours(bench: Bench, shared: dict[str, Any]) -> dict[str, Any]:
             spent, looks = spent + time.process_time() - begun, looks + 1
             return result.drifted
 
-        null = sum(
-            drifted(window, held) for window, held in zip(shared["null"], shared["held"], strict=True)
-        )
+        null = sum(drifted(window, held) for window, held in zip(shared["null"], shared["held"], strict=True))
         power = [
             sum(drifted(window, shared["held"][at]) for at, window in enumerate(windows))
             for windows in shared["power"]
@@ -112,7 +110,9 @@ def ours(bench: Bench, shared: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def online(everything: Pool, reference: Any, shared: dict[str, Any], tier: int, shipped: int) -> dict[str, Any]:
+def online(
+    everything: Pool, reference: Any, shared: dict[str, Any], tier: int, shipped: int
+) -> dict[str, Any]:
     """Run lengths on the clean streams, and delays."""
 
     def fresh(draw: int) -> Monitor:

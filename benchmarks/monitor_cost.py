@@ -2,10 +2,10 @@
 
     python benchmarks/monitor_cost.py [--only NAME,NAME] [--pairs 60] [--every 10]
 
-Milliseconds of a frame through the clean and the monitored file, one thread, and what the monitor itself takes
-(tier 1 with 100 held-out frames); the share that a stream costs more where every k-th frame is monitored. What
-is measured is processor time of the thread: the median over interleaved pairs, the order alternating, and
-both interpreters made anew several times.
+Milliseconds of a frame through the clean and the monitored file, one thread, and what the monitor itself
+takes (tier 1 with 100 held-out frames); the share that a stream costs more where every k-th frame is
+monitored. What is measured is processor time of the thread: the median over interleaved pairs, the order
+alternating, and both interpreters made anew several times.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def once(run: object) -> float:
     return 1e3 * (time.thread_time() - begun)
 
 
-def pairs(clean: bytes, monitored: bytes, suffix: str, count: int) -> tuple[float, float, float, float, float]:
+def pairs(
+    clean: bytes, monitored: bytes, suffix: str, count: int
+) -> tuple[float, float, float, float, float]:
     """Milliseconds of each, the median ratio, and its 95% interval by bootstrap."""
     x = (torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1)),)
     found: list[tuple[float, float]] = []
@@ -72,7 +74,10 @@ def monitor_cost(path: Path) -> tuple[float, int]:
     held_out = Baseline.of(0.3 * random_.standard_normal((HELD_OUT, alive)))
     monitor = Monitor(reference, baseline=held_out, arl=1000)
     frames = [
-        [layer.mean + 0.3 * layer.deviation * random_.standard_normal(layer.channels) for layer in reference.layers]
+        [
+            layer.mean + 0.3 * layer.deviation * random_.standard_normal(layer.channels)
+            for layer in reference.layers
+        ]
         for _ in range(STREAM)
     ]
     image = [random_.random((1, 3, 224, 224), dtype=np.float32) for _ in range(4)]
@@ -115,8 +120,9 @@ def main() -> int:
                 reference = Reference.from_json(read(monitored)["drift_reference"])
                 seen = f"{len(reference.layers)} of {len(reference.layers) + len(reference.left_out)}"
                 more = ((ratio - 1) * a + own) / (k * a)
-                print(f"| {name} | {suffix} | {seen} | {a:.2f} | {b:.2f} | {ratio:.3f} [{low:.3f}, {high:.3f}] | "
-                      f"{own:.2f} | +{more:.1%} | {state / 1024:.0f} |", flush=True)  # fmt: skip
+                interval = f"{ratio:.3f} [{low:.3f}, {high:.3f}]"
+                print(f"| {name} | {suffix} | {seen} | {a:.2f} | {b:.2f} | {interval} | {own:.2f} | "
+                      f"+{more:.1%} | {state / 1024:.0f} |", flush=True)  # fmt: skip
     return 0
 
 

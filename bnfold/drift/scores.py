@@ -27,8 +27,27 @@ def _table(frames: int) -> Array:
 def normal_scores(values: NDArray[Any]) -> Array:
     """Float32, shape (frames, channels): scores with mean 0 and variance 1 over the frames of each channel.
 
-    A channel that is constant has score 0 everywhere.
+    A channel that is constant has score 0 everywhere. Bytes are counted and not sorted, which is faster.
     """
+    found = _counted(values) if values.dtype == np.uint8 else _sorted(values)
+    found -= found.mean(axis=1, keepdims=True)
+    deviation = found.std(axis=1, keepdims=True)
+    found /= np.where(deviation > 1e-6, deviation, np.inf)
+    return found.T
+
+
+def _counted(codes: NDArray[np.uint8]) -> Array:
+    """Shape (channels, frames)."""
+    frames, channels = codes.shape
+    places = codes.T + np.arange(0, 256 * channels, 256)[:, None]
+    counts = np.bincount(places.reshape(-1), minlength=256 * channels).reshape(channels, 256)
+    # Of `counts` equal values after which `up_to` are done, the first and the last place
+    up_to = counts.cumsum(axis=1)
+    return np.asarray(_table(frames)[np.take(2 * up_to - counts - 1, places)])
+
+
+def _sorted(values: NDArray[Any]) -> Array:
+    """Shape (channels, frames)."""
     frames = len(values)
     rows = np.ascontiguousarray(values.T)
     order = np.argsort(rows, axis=1, kind="stable")
@@ -40,10 +59,7 @@ def normal_scores(values: NDArray[Any]) -> Array:
     twice[tied] = _twice_mean_rank(begins[tied])
     found = np.empty(rows.shape, dtype=np.float32)
     np.put_along_axis(found, order, _table(frames)[twice], axis=1)
-    found -= found.mean(axis=1, keepdims=True)
-    deviation = found.std(axis=1, keepdims=True)
-    found /= np.where(deviation > 1e-6, deviation, np.inf)
-    return found.T
+    return found
 
 
 def _twice_mean_rank(begins: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -16,10 +16,10 @@ where the second term under the root is what gap and chance make together.
 
 *Channel.* One channel's mean, against the bound 1 on its deviation.
 
-*Scale.* Where a frame has one position, as in a fully connected layer, a tap is a single value and Var z is 1.
-So u = (z^2 - 1) / sqrt(2) has mean 0 as z has, and the same test is made of it: noise and blur change what the
-channels vary by and may leave their means where they were. The gap of these means is as large as that of the
-others (docs/drift.md).
+*Scale.* Where a frame has one position, as in a fully connected layer, a tap is a single value and Var z is
+1. So u = (z^2 - 1) / sqrt(2) has mean 0 as z has, and the same test is made of it: noise and blur change what
+the channels vary by and may leave their means where they were. The gap of these means is as large as that of
+the others (docs/drift.md).
 
 *Spread.* The mean of z^2 over frames and channels is at most 1 without drift: more tells of a larger scale.
 

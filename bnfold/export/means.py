@@ -134,18 +134,13 @@ class Means:
             if parts is None or node not in parts or parts[0] is parts[1]:
                 continue
             other = parts[0] if parts[1] is node else parts[1]
-            whole = Plan(0.0, lambda u=user: self._known[u]) if user in self._known else self._read(user)
+            whole = self._plan(user, 0)
             rest = self._plan(other, 0)
-            found.append(Plan(whole.cost + rest.cost + _STEP, self._difference(user, whole, rest)))
+            found.append(Plan(whole.cost + rest.cost + _STEP, self._difference(whole, rest)))
         return found
 
-    def _difference(self, user: fx.Node, whole: Plan, rest: Plan) -> Callable[[], fx.Node]:
-        def build() -> fx.Node:
-            if user not in self._known:
-                self._known[user] = whole.build()
-            return self.call(aten.sub.Tensor, self._known[user], rest.build())
-
-        return build
+    def _difference(self, whole: Plan, rest: Plan) -> Callable[[], fx.Node]:
+        return lambda: self.call(aten.sub.Tensor, whole.build(), rest.build())
 
 
 def _summands(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:

@@ -1,8 +1,8 @@
 """The means of a monitored ONNX file as GlobalAveragePool.
 
 The exporter writes a mean over height and width as ReduceMean. onnxruntime keeps convolutions in a memory
-layout of its own (blocks of channels), in which it can pool and cannot reduce: every ReduceMean would have its
-input laid out anew first.
+layout of its own (blocks of channels), in which it can pool and cannot reduce: every ReduceMean would have
+its input laid out anew first.
 """
 
 from __future__ import annotations

@@ -107,7 +107,9 @@ def tap(folded: FoldResult) -> Tapped:
                 node = _through(body, means, node, affines[place.layer], number)
             results.append(node)
             kind = g.dtype_name(g.dtype(by_name[place.node]))
-            specs.append(TensorSpec(f"tap.{number}", (folded.module.inputs[0].shape[0], place.channels), kind))
+            specs.append(
+                TensorSpec(f"tap.{number}", (folded.module.inputs[0].shape[0], place.channels), kind)
+            )
             kept.append(place)
     output.args = (tuple(results),)
     body.graph.lint()
@@ -162,7 +164,9 @@ def _afford(places: Sequence[_Place], most: float) -> dict[int, fx.Node]:
     return made
 
 
-def _through(body: fx.GraphModule, means: Means, node: fx.Node, affine: Affine | None, number: int) -> fx.Node:
+def _through(
+    body: fx.GraphModule, means: Means, node: fx.Node, affine: Affine | None, number: int
+) -> fx.Node:
     """The mean of what a BatchNorm makes of it: an affine map of a mean is the mean of the map."""
     assert affine is not None, "a BatchNorm without one is left out"
     kind = g.dtype(node)

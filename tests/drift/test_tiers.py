@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bnfold.drift import tier0, tier1
+from bnfold.drift.scores import normal_scores
 from bnfold.drift.tier0 import LayerTest
 
 SIZES = (6, 40, 200)
@@ -160,3 +161,23 @@ def test_constant_channels_prove_nothing() -> None:
     p, tests = tier1.judge(values[:10], values[10:], (5,), deals=99)
     assert p == 1.0
     assert not tests[0].significant
+
+
+def test_distances_are_those_of_the_definition() -> None:
+    random = np.random.default_rng(7)
+    contrasts = random.normal(size=(30, 4)).astype(np.float32)
+    for channels in (1, 8, 29, 30, 31, 90):
+        scores = normal_scores(random.normal(size=(30, channels)) @ random.normal(size=(channels, channels)))
+        gram = (scores @ scores.T / channels).astype(np.float64)
+        ridge = tier1._RIDGE * np.trace(gram) / min(29, channels)
+        smooth = gram @ np.linalg.inv(gram + ridge * np.eye(30))
+        squares, diagonal = tier1._distances(scores, contrasts, scores.T @ contrasts)
+        assert squares == pytest.approx(np.einsum("id,ij,jd->d", contrasts, smooth, contrasts), rel=1e-4)
+        assert diagonal == pytest.approx(np.diagonal(smooth), abs=1e-5)
+
+
+def test_the_p_value_alone_is_that_of_the_verdict() -> None:
+    before, now = drawn(60, 1), shifted(drawn(20, 2), 0.15)
+    p, _ = tier1.judge(now, before, SIZES, deals=199)
+    assert 0 < p < 1
+    assert tier1.p_value(now, before, SIZES, deals=199) == p

@@ -15,7 +15,7 @@ DEVICE := .device
 SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow test-pages test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-slow test-pages test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis bench-drift bench-monitor docs clean distclean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -100,6 +100,18 @@ bench-diagnosis: .venv/.ready ## every cause planted in sample models: what diag
 bench-recalibrate: .venv/.ready ## recalibration against the forward passes alone, and its memory (minutes)
 	$(BIN)/python benchmarks/recalibrate.py
 
+# MNIST in its own format: make bench-drift DATA=FOLDER
+DATA ?=
+
+bench-drift: .venv/.bench .venv-peers/.ready ## drift: false alarms, power, delays, and alibi-detect on the same frames (an hour; DATA=FOLDER of MNIST)
+	@test -n "$(DATA)" || { echo "make bench-drift DATA=FOLDER, a folder of MNIST's four IDX files"; exit 2; }
+	$(BIN)/python benchmarks/drift.py --data "$(DATA)"
+	$(BIN)/python benchmarks/drift_share.py --data "$(DATA)"
+	.venv-peers/bin/python benchmarks/drift_peers.py
+
+bench-monitor: .venv/.bench ## what the monitored file costs, ResNet-18 and MobileNetV2 at 224 x 224 (minutes)
+	$(BIN)/python benchmarks/monitor_cost.py
+
 docs: .venv/.ready ## write what the documentation takes from the source: codes, rules, examples
 	$(BIN)/python docs/make_errors.py
 	$(BIN)/python docs/make_examples.py
@@ -138,6 +150,13 @@ endef
 .venv-tflite/.ready: $(PINS)
 	$(call device_environment,tflite,tflite-runtime==2.14.0 'numpy<2')
 
+.venv-peers/.ready: benchmarks/peers.txt
+	@echo "==> setting up .venv-peers: alibi-detect with torch, about 2 GB"
+	rm -rf .venv-peers
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install -q --disable-pip-version-check -r benchmarks/peers.txt
+	@touch $@
+
 .venv-onnx/.ready: $(PINS)
 	$(call device_environment,onnx,$$(grep '^onnxruntime==' constraints.txt))
 
@@ -165,4 +184,4 @@ clean: ## what was made, except the environments
 	rm -rf out build dist $(DEVICE) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 distclean: clean ## the environments too
-	rm -rf .venv .venv-tflite .venv-onnx .venv-pages
+	rm -rf .venv .venv-tflite .venv-onnx .venv-pages .venv-peers

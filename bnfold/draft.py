@@ -122,6 +122,7 @@ def _export(target: str, content: Content, folded: FoldResult, *, opset: int | N
             example,
             opset=opset,
             dynamic_batch=folded.captured.dynamic_batch,
+            taps=len(content.outputs) - len(folded.module.outputs),
         )
     if target == "tflite":
         from bnfold.export import tflite

@@ -82,6 +82,8 @@ def drift(
     """
     index = next(i for i, test in enumerate(tests) if test.significant)
     test = tests[index]
+    shifted = test.effect > test.limit or {"shift", "channel"} & set(test.by)
+    how = f"by {test.effect:.2f} deviations" if shifted else "in how far its frames lie apart"
     blamed = [int(channels[index][c]) for c in test.channels[:8]]
     frame = counts.frames - 1
     return Finding(
@@ -89,7 +91,7 @@ def drift(
         "error",
         names[index] + (f"[{', '.join(map(str, blamed))}]" if blamed else ""),
         f"the last {window} kept frames, up to frame {frame}, differ from training (tier {tier}): first here"
-        f", by {test.effect:.2f} deviations; without drift this is said once in {arl:,} kept frames, or less "
+        f", {how}; without drift this is said once in {arl:,} kept frames, or less "
         "often",
         {
             "tier": tier,

@@ -12,7 +12,7 @@ must be independent. So repeats are dropped, and where kept frames are still cor
 is kept; that is estimated from the first window, and again before an alarm is given (then with one change of
 the mean within the window allowed for, as drift that has just begun is one).
 
-Memory: at most 1,200 columns, spread over all layers, one byte each for 32 frames, and two 64-bit sums.
+Memory: at most 640 columns, spread over all layers, one byte each for 32 frames, and two 64-bit sums.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from bnfold.finding import Finding
 WINDOW = 32
 EVERY = 8
 ARL = 1000
-COLUMNS = 1200
+COLUMNS = 640
 _QUICK = 99
 _REACH = 4.0  # deviations on either side that the codes cover where there is no baseline
 _LEVELS = 255
@@ -91,6 +91,11 @@ class Monitor:
         self._channels = [
             np.flatnonzero(layer.alive)[part] for layer, part in zip(reference.layers, chosen, strict=True)
         ]
+        layers = reference.layers
+        edges = np.cumsum([0, *(layer.channels for layer in layers[:-1])])
+        self._places = np.concatenate([c + edge for c, edge in zip(self._channels, edges, strict=True)])
+        self._mean = np.concatenate([layer.mean for layer in layers])[self._places]
+        self._deviation = np.concatenate([layer.deviation for layer in layers])[self._places]
         self._factors = [spread_factor(layer, train_batch) for layer in reference.layers]
         if known is None:
             if not np.isfinite(self._factors).all():
@@ -102,10 +107,11 @@ class Monitor:
                 )
             self._low = np.full(len(self._columns), -_REACH)
             self._step = np.full(len(self._columns), 2 * _REACH / _LEVELS)
-            self._known = None
+            self._known = self._codes = None
         else:
             self._low, self._step = known.low[self._columns], known.step[self._columns]
-            self._known = self._decode(known.codes[:, self._columns]).astype(np.float32)
+            self._codes = known.codes[:, self._columns]
+            self._known = self._decode(self._codes).astype(np.float32)
         self.key = self._identity(known)
         if state is not None and (state.key != self.key or state.ring.shape != (WINDOW, len(self._columns))):
             raise ArtifactError(
@@ -213,15 +219,15 @@ class Monitor:
         """The chosen columns in deviations, and the first layer with a value that is not finite."""
         if len(means) != len(self.reference.layers):
             raise ValueError(f"{len(means)} taps for {len(self.reference.layers)} layers")
-        parts = []
-        for values, layer, channels in zip(means, self.reference.layers, self._channels, strict=True):
-            row = np.asarray(values, dtype=np.float64).reshape(-1)
+        rows = [np.asarray(values, dtype=np.float64).reshape(-1) for values in means]
+        for row, layer in zip(rows, self.reference.layers, strict=True):
             if len(row) != layer.channels:
                 raise ValueError(f"{layer.name}: {len(row)} taps for {layer.channels} channels")
-            if not np.isfinite(row).all():
-                return np.empty(0), layer.name
-            parts.append((row[channels] - layer.mean[channels]) / layer.deviation[channels])
-        return np.concatenate(parts), None
+        whole = np.concatenate(rows)
+        if not np.isfinite(whole).all():
+            broken = next(i for i, row in enumerate(rows) if not np.isfinite(row).all())
+            return np.empty(0), self.reference.layers[broken].name
+        return (whole[self._places] - self._mean) / self._deviation, None
 
     def _repeats(self, frame: NDArray[Any], values: NDArray[np.float64]) -> bool:
         """Whether the frame shows the scene of the last distinct one; it becomes that one if not."""
@@ -288,16 +294,17 @@ class Monitor:
 
     def _compare(self, window: NDArray[np.float32]) -> tuple[float | None, list[LayerTest]]:
         layers = self.reference.layers
-        if self._known is None:
+        if self._known is None or self._codes is None:
             parts = [
                 window[:, part] / math.sqrt(factor)
                 for part, factor in zip(columns(self.sizes), self._factors, strict=True)
             ]
             behind = [layer.frames_behind(self.train_batch) for layer in layers]
             batches = [None if layer.momentum is None else layer.batches for layer in layers]
-            return None, tier0.judge(parts, behind, batches, alpha=self.alpha)
+            single = [layer.positions == 1 for layer in layers]
+            return None, tier0.judge(parts, behind, batches, single, alpha=self.alpha)
         # Few deals tell most windows from drift; an alarm needs all of them as well
-        p, _ = tier1.judge(window, self._known, self.sizes, alpha=self.alpha, deals=_QUICK)
+        p = tier1.p_value(self.state.ring, self._codes, self.sizes, deals=_QUICK)
         if p > 0.05:
             return p, []
         deals = math.ceil(2 / self.alpha) - 1

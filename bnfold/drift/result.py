@@ -22,7 +22,7 @@ class LayerDrift:
         effect: root mean square over its channels of the mean shift beyond chance, in deviations of training.
         limit: the effect below which nothing is said of the layer.
         significant: whether the layer drifted.
-        by: the tests that say so: ``shift``, ``spread``, ``channel``.
+        by: the tests that say so: ``shift``, ``scale``, ``spread``, ``channel``.
         strength: the largest statistic over its threshold.
         detectable: the effect that would have been seen here with probability 0.9.
         p: of the layer, corrected for all layers; None at tier 0.

@@ -27,23 +27,47 @@ def _table(frames: int) -> Array:
 def normal_scores(values: NDArray[Any]) -> Array:
     """Float32, shape (frames, channels): scores with mean 0 and variance 1 over the frames of each channel.
 
-    A channel that is constant has score 0 everywhere.
+    A channel that is constant has score 0 everywhere. Bytes are counted and not sorted, which is faster.
     """
-    frames = len(values)
-    rows = np.ascontiguousarray(values.T)
-    order = np.argsort(rows, axis=1, kind="stable")
-    ordered = np.take_along_axis(rows, order, axis=1)
-    # The first and the last place of each run of equal values; their sum is twice the mean rank
-    places = np.broadcast_to(np.arange(frames), ordered.shape)
-    begins = np.ones(ordered.shape, dtype=bool)
-    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    ends = np.ones_like(begins)
-    ends[:, :-1] = begins[:, 1:]
-    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
-    last = np.minimum.accumulate(np.where(ends, places, frames)[:, ::-1], axis=1)[:, ::-1]
-    found = np.empty(rows.shape, dtype=np.float32)
-    np.put_along_axis(found, order, _table(frames)[first + last], axis=1)
+    found = _counted(values) if values.dtype == np.uint8 else _sorted(values)
     found -= found.mean(axis=1, keepdims=True)
     deviation = found.std(axis=1, keepdims=True)
     found /= np.where(deviation > 1e-6, deviation, np.inf)
     return found.T
+
+
+def _counted(codes: NDArray[np.uint8]) -> Array:
+    """Shape (channels, frames)."""
+    frames, channels = codes.shape
+    places = codes.T + np.arange(0, 256 * channels, 256)[:, None]
+    counts = np.bincount(places.reshape(-1), minlength=256 * channels).reshape(channels, 256)
+    # Of `counts` equal values after which `up_to` are done, the first and the last place
+    up_to = counts.cumsum(axis=1)
+    return np.asarray(_table(frames)[np.take(2 * up_to - counts - 1, places)])
+
+
+def _sorted(values: NDArray[Any]) -> Array:
+    """Shape (channels, frames)."""
+    frames = len(values)
+    rows = np.ascontiguousarray(values.T)
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    begins = np.ones(ordered.shape, dtype=bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    twice = np.broadcast_to(2 * np.arange(frames), ordered.shape).copy()
+    tied = np.flatnonzero(~begins.all(axis=1))
+    twice[tied] = _twice_mean_rank(begins[tied])
+    found = np.empty(rows.shape, dtype=np.float32)
+    np.put_along_axis(found, order, _table(frames)[twice], axis=1)
+    return found
+
+
+def _twice_mean_rank(begins: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The sum of the first and the last place of the run of equal values that each place is in."""
+    frames = begins.shape[1]
+    places = np.broadcast_to(np.arange(frames), begins.shape)
+    ends = np.ones_like(begins)
+    ends[:, :-1] = begins[:, 1:]
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    last = np.minimum.accumulate(np.where(ends, places, frames)[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(first + last)

@@ -16,6 +16,11 @@ where the second term under the root is what gap and chance make together.
 
 *Channel.* One channel's mean, against the bound 1 on its deviation.
 
+*Scale.* Where a frame has one position, as in a fully connected layer, a tap is a single value and Var z is
+1. So u = (z^2 - 1) / sqrt(2) has mean 0 as z has, and the same test is made of it: noise and blur change what
+the channels vary by and may leave their means where they were. The gap of these means is as large as that of
+the others (docs/drift.md).
+
 *Spread.* The mean of z^2 over frames and channels is at most 1 without drift: more tells of a larger scale.
 
 Every layer is tested at alpha over the number of layers (Bonferroni), so that alpha bounds the family.
@@ -38,6 +43,7 @@ ALPHA = 0.01
 MARGIN = 0.05
 _CLIP = 3.0
 _SHARES = {"shift": 0.8, "channel": 0.1, "spread": 0.1}
+_SCALE = 0.4  # of alpha: taken from the shift's share in a layer whose scale is known
 _CHANNEL_MARGIN = 4.0  # times the margin: a single channel's gap, where the layer's mean square is the margin
 _SPREAD_MARGIN = 0.25
 _SHORT = 16.0  # batches: an average over T batches adds (this / T)^1.5 to the margin
@@ -53,7 +59,7 @@ class LayerTest:
         effect: root mean square over the channels of the mean shift beyond chance, in deviations.
         limit: what the layer's ``effect`` may be without drift: the margin as used here.
         significant: whether any of its tests passes its threshold.
-        by: which: ``shift``, ``spread``, ``channel``; empty if none.
+        by: which: ``shift``, ``scale``, ``spread``, ``channel``; empty if none.
         strength: the largest ratio of a statistic to its threshold.
         detectable: an effect of this size would have been seen with probability 0.9.
         shifts: shape (channels,), mean shift of each channel in deviations.
@@ -76,6 +82,7 @@ def judge(
     layers: Sequence[NDArray[np.floating]],
     frames_behind: Sequence[float],
     batches: Sequence[int | None],
+    single: Sequence[bool],
     *,
     alpha: float = ALPHA,
     margin: float = MARGIN,
@@ -86,6 +93,7 @@ def judge(
         layers: taps of independent frames, each (frames, channels), divided by the layer's spread factor.
         frames_behind: n_ref of each layer.
         batches: ``num_batches_tracked`` of each layer, or None.
+        single: whether a tap of the layer is one value of one frame, so that its deviation is known.
         alpha: the rate of false alarms over all layers.
         margin: the gap that is no drift, in deviations.
     """
@@ -99,8 +107,9 @@ def judge(
             alpha,
             family,
             channels,
+            one,
         )
-        for layer, behind, seen in zip(layers, frames_behind, batches, strict=True)
+        for layer, behind, seen, one in zip(layers, frames_behind, batches, single, strict=True)
     ]
 
 
@@ -108,19 +117,20 @@ def _gap(margin: float, batches: int | None) -> float:
     return margin if not batches else min(margin + (_SHORT / batches) ** 1.5, _LARGEST * margin)
 
 
-def _layer(z: Array, behind: float, gap: float, alpha: float, family: int, total: int) -> LayerTest:
+def _layer(
+    z: Array, behind: float, gap: float, alpha: float, family: int, total: int, single: bool
+) -> LayerTest:
     n, channels = z.shape
     if channels == 0 or n < 2:
         return LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ())
     mean = z.mean(axis=0)
-    shape = spectrum(z - mean)
     noise = 1 / n + 1 / behind
-    shift = float(np.square(mean).mean())
-    chance = noise * shape.quantile(alpha * _SHARES["shift"] / family)
-    average = shape.trace * noise
-    along = 2 * _ALONG * gap * math.sqrt(average / shape.degrees)
-    threshold = gap * gap + average + math.hypot(chance - average, along)
-    strengths = {"shift": math.sqrt(shift / threshold)}
+    scale = _SCALE if single else 0.0
+    shift = _shift(z, noise, gap, alpha * (_SHARES["shift"] - scale) / family)
+    strengths = {"shift": shift.strength}
+    if single:
+        second = (np.square(z) - 1) / math.sqrt(2)
+        strengths["scale"] = _shift(second, noise, gap, alpha * scale / family).strength
 
     # One channel, against the known bound on its deviation
     bound = normal_quantile(1 - alpha * _SHARES["channel"] / (2 * total)) * math.sqrt(noise)
@@ -133,11 +143,39 @@ def _layer(z: Array, behind: float, gap: float, alpha: float, family: int, total
     strengths["spread"] = float(energy.mean()) / most
 
     by = tuple(name for name, strength in strengths.items() if strength > 1)
-    effect = math.sqrt(max(shift - average, 0.0))
     return LayerTest(
-        effect, gap, bool(by), by, max(strengths.values()),
-        detectable(threshold, shape, noise), mean, outstanding(z, mean, gap, alpha),
+        shift.effect, gap, bool(by), by, max(strengths.values()),
+        detectable(shift.threshold, shift.shape, noise), mean, outstanding(z, mean, gap, alpha),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Shift:
+    """R^2 of values whose means are 0 without drift, and what it may be.
+
+    Attributes:
+        effect: root mean square over the channels of the mean beyond chance.
+        threshold: of R^2.
+        strength: R over the root of its threshold.
+        shape: of the values' covariance.
+    """
+
+    effect: float
+    threshold: float
+    strength: float
+    shape: Spectrum
+
+
+def _shift(values: Array, noise: float, gap: float, tail: float) -> _Shift:
+    mean = values.mean(axis=0)
+    shape = spectrum(values - mean)
+    found = float(np.square(mean).mean())
+    average = shape.trace * noise
+    chance = noise * shape.quantile(tail)
+    along = 2 * _ALONG * gap * math.sqrt(average / shape.degrees)
+    threshold = gap * gap + average + math.hypot(chance - average, along)
+    strength = math.sqrt(found / threshold) if threshold > 0 else 0.0
+    return _Shift(math.sqrt(max(found - average, 0.0)), threshold, strength, shape)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ def tier_0(
     means = window.means(taps.values)
     means = means[np.unique(np.linspace(0, len(means) - 1, _MOST).astype(int))]
     edges = np.cumsum(taps.sizes)[:-1]
+    # A block's mean varies by less than one frame does: its scale is not known
+    single = [layer.positions == 1 and window.length == 1 for layer in reference.layers]
     layers = [
         part / np.sqrt(factor) for part, factor in zip(np.split(means, edges, axis=1), factors, strict=True)
     ]
@@ -51,6 +53,7 @@ def tier_0(
         layers,
         [layer.frames_behind(train_batch) for layer in reference.layers],
         [None if layer.momentum is None else layer.batches for layer in reference.layers],
+        single,
         margin=margin,
     )
     results = _layers(tests, reference, taps)

@@ -146,6 +146,8 @@ def _drift(tier: TierResult, images: Sequence[Change], basis: str) -> Finding:
 
 
 def _what(layer: LayerDrift) -> str:
+    if "scale" in layer.by and not {"shift", "channel"} & set(layer.by):
+        return "where channels vary by more, or by less, than they did"
     if layer.channels and ("channel" in layer.by or layer.effect < layer.limit):
         return f"channel {layer.channels[0]} by {layer.shifts[0]:+.2f} deviations"
     if "shift" in layer.by or layer.effect > layer.limit:

@@ -16,6 +16,7 @@ from bnfold.export import SIZE_LIMIT, Exported, forms, rewrite, rewrite_onnx, sh
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
 from bnfold.export.onnx_names import distinct_names, rename_tensors
+from bnfold.export.onnx_taps import pool_globally
 from bnfold.export.quiet import quiet, same_randomness
 from bnfold.export.source import check_size, library_versions, private_copy, propagate, require_no_batch_norm
 from bnfold.garbage import rarely_collected
@@ -43,6 +44,7 @@ def export(
     *,
     opset: int | None = None,
     dynamic_batch: bool = False,
+    taps: int = 0,
 ) -> Exported:
     """Write a graph as ONNX and run the file once in onnxruntime.
 
@@ -53,6 +55,7 @@ def export(
         example: one tensor per input.
         opset: of the ``ai.onnx`` domain; ``DEFAULT_OPSET`` if None.
         dynamic_batch: keep the axes that are None in ``inputs`` symbolic, under the name ``batch``.
+        taps: how many of the outputs, the last ones, are channel means of a monitored file.
 
     Raises:
         ExportError: an unsupported opset (BNF-E001), more than 2 GB (BNF-E002), an operator that ONNX lacks
@@ -87,6 +90,8 @@ def export(
         if symbols is None:
             rewrite.apply(module, rewrite_onnx.REWRITES, "ONNX")
         model = _translate(module, example, symbols, wanted)
+    if taps:
+        pool_globally(model, taps)
     _strip(model)
     file_inputs, file_outputs = _name(model, inputs, outputs)
     data = _serialize(model, wanted)

@@ -21,6 +21,7 @@ from torch import fx
 
 from bnfold import graph as g
 from bnfold.affine import Affine
+from bnfold.export.means import Means, Plan, work
 from bnfold.fold import FoldResult
 from bnfold.fold.certificate import unseen_inputs
 from bnfold.fold.site import batch_norm_calls, find_sites
@@ -31,6 +32,11 @@ aten = torch.ops.aten
 # The folded weights are float32: their rounding is what may lie between the two graphs.
 _CLOSE = 1e-4
 _DRAWS = 2
+# Of the multiplications and additions of the network; where they are few, what is not worth sparing: a tenth
+# of a millisecond or two on one core.
+_SHARE = 0.04
+_FREE = 10_000_000
+_READ = 30  # a value that is read for its mean, as in bnfold.export.means
 
 
 @dataclass(frozen=True)
@@ -70,26 +76,45 @@ class Tapped:
 
 
 def tap(folded: FoldResult) -> Tapped:
-    """The folded graph of a conversion, with taps; ``folded`` is not changed."""
+    """The folded graph of a conversion, with taps; ``folded`` is not changed.
+
+    Taps are added from the cheapest on, as far as together they cost a small share of the network's own work.
+    """
     taps, left_out = find(folded)
     body = g.copy_body(folded.module.body)
     by_name = {node.name: node for node in body.graph.nodes}
     output = body.graph.output_node()
-    results = list(output.args[0])  # type: ignore[arg-type]
-    specs = list(folded.module.outputs)
-    affines = {site.entry.name: site.affine for site in find_sites(folded.captured)}
     frames = _frames(folded)
-    for number, place in enumerate(taps):
-        source = by_name[place.node]
-        with body.graph.inserting_before(output):
-            made = _Means(body, source, place, frames)
-            results.append(made.node if place.of == "output" else made.through(affines[place.layer], number))
-        kind = g.dtype_name(g.dtype(source))
-        specs.append(TensorSpec(f"tap.{number}", (folded.module.inputs[0].shape[0], place.channels), kind))
+    most = max(_SHARE * work(body), _FREE * frames)
+    means = Means(body)
+    with body.graph.inserting_before(output):
+        places = [_Place(body, means, by_name[place.node], frames) for place in taps]
+        made = _afford(places, most)
+        affines = {site.entry.name: site.affine for site in find_sites(folded.captured)}
+        results = list(output.args[0])  # type: ignore[arg-type]
+        specs = list(folded.module.outputs)
+        kept: list[Tap] = []
+        for index, place in enumerate(taps):
+            if index not in made:
+                left_out[place.layer] = (
+                    f"to see it would cost too much: all taps together take at most {_SHARE:.0%} of the "
+                    "network's own work"
+                )
+                continue
+            number = len(kept)
+            node = made[index]
+            if place.of == "input":
+                node = _through(body, means, node, affines[place.layer], number)
+            results.append(node)
+            kind = g.dtype_name(g.dtype(by_name[place.node]))
+            specs.append(
+                TensorSpec(f"tap.{number}", (folded.module.inputs[0].shape[0], place.channels), kind)
+            )
+            kept.append(place)
     output.args = (tuple(results),)
     body.graph.lint()
     body.recompile()
-    return Tapped(body, tuple(specs), taps, left_out)
+    return Tapped(body, tuple(specs), kept, left_out)
 
 
 def _frames(folded: FoldResult) -> int:
@@ -97,45 +122,65 @@ def _frames(folded: FoldResult) -> int:
     return int(folded.captured.example[0].shape[0])
 
 
-class _Means:
-    """The node that computes the mean of each channel of each frame, (frames, channels)."""
+class _Place:
+    """One tap that may be added: the mean of each channel of each frame, (frames, channels)."""
 
-    def __init__(self, body: fx.GraphModule, source: fx.Node, place: Tap, frames: int) -> None:
-        self._body = body
-        value = g.value(source)
-        rows = g.shape(source)[0] // frames  # several rows of a frame: its steps or its tokens
-        node = source
-        if rows > 1:
-            node = self._call(aten.reshape.default, node, [-1, rows, *value.shape[1:]])
-            node = self._call(aten.mean.dim, node, [1, *range(3, value.dim() + 1)])
-        elif value.dim() > 2:
-            node = self._call(aten.mean.dim, node, list(range(2, value.dim())))
-        else:  # a copy: an exporter may not give one tensor two names
-            node = self._call(aten.clone.default, node)
-        self.node = node
-        self._place = place
+    def __init__(self, body: fx.GraphModule, means: Means, source: fx.Node, frames: int) -> None:
+        self._body, self._means, self._source = body, means, source
+        self._rows = g.shape(source)[0] // frames  # several rows of a frame: its steps or its tokens
 
-    def _call(self, operator: Any, *arguments: Any) -> fx.Node:
-        node = self._body.graph.call_function(operator, arguments)
-        values = [g.value(a) if isinstance(a, fx.Node) else a for a in arguments]
-        node.meta["val"] = operator(*values)
-        return node
+    def plan(self) -> Plan:
+        """Its cost beside what is there, and how it is added."""
+        if self._rows == 1 and g.value(self._source).dim() == 4:
+            inner = self._means.plan(self._source)
+            channels = g.shape(self._source)[1]
+            return Plan(
+                inner.cost, lambda: self._means.call(aten.reshape.default, inner.build(), [-1, channels])
+            )
+        return Plan(float(_READ * math.prod(g.shape(self._source))), self._direct)
 
-    def through(self, affine: Affine | None, number: int) -> fx.Node:
-        """The mean of what the BatchNorm makes of it: an affine map of a mean is the mean of the map."""
-        assert affine is not None, "a BatchNorm without one is left out"
-        kind = g.dtype(self.node)
-        mode = g.value(self.node).fake_mode  # type: ignore[attr-defined]
-        constants = []
-        for name, values in (("scale", affine.scale), ("shift", affine.shift)):
-            target = f"tap_{number}_{name}"
-            tensor = torch.from_numpy(values).to(kind)
-            self._body.register_buffer(target, tensor)
-            constant = self._body.graph.get_attr(target)
-            constant.meta["val"] = mode.from_tensor(tensor)
-            constants.append(constant)
-        scaled = self._call(aten.mul.Tensor, self.node, constants[0])
-        return self._call(aten.add.Tensor, scaled, constants[1])
+    def _direct(self) -> fx.Node:
+        source, value, call = self._source, g.value(self._source), self._means.call
+        if self._rows > 1:
+            apart = call(aten.reshape.default, source, [-1, self._rows, *value.shape[1:]])
+            return call(aten.mean.dim, apart, [1, *range(3, value.dim() + 1)])
+        if value.dim() > 2:
+            return call(aten.mean.dim, source, list(range(2, value.dim())))
+        return call(aten.clone.default, source)  # an exporter may not give one tensor two names
+
+
+def _afford(places: Sequence[_Place], most: float) -> dict[int, fx.Node]:
+    """Adds the cheapest of the places first, as long as ``most`` lasts: one may make another one cheaper."""
+    made: dict[int, fx.Node] = {}
+    waiting = sorted(range(len(places)), key=lambda index: places[index].plan().cost)
+    left, before = most, -1
+    while len(made) > before:
+        before = len(made)
+        for index in [index for index in waiting if index not in made]:
+            plan = places[index].plan()
+            if plan.cost <= left:
+                left -= plan.cost
+                made[index] = plan.build()
+    return made
+
+
+def _through(
+    body: fx.GraphModule, means: Means, node: fx.Node, affine: Affine | None, number: int
+) -> fx.Node:
+    """The mean of what a BatchNorm makes of it: an affine map of a mean is the mean of the map."""
+    assert affine is not None, "a BatchNorm without one is left out"
+    kind = g.dtype(node)
+    mode = g.value(node).fake_mode  # type: ignore[attr-defined]
+    constants = []
+    for name, values in (("scale", affine.scale), ("shift", affine.shift)):
+        target = f"tap_{number}_{name}"
+        tensor = torch.from_numpy(values).to(kind)
+        body.register_buffer(target, tensor)
+        constant = body.graph.get_attr(target)
+        constant.meta["val"] = mode.from_tensor(tensor)
+        constants.append(constant)
+    scaled = means.call(aten.mul.Tensor, node, constants[0])
+    return means.call(aten.add.Tensor, scaled, constants[1])
 
 
 def find(folded: FoldResult) -> tuple[list[Tap], dict[str, str]]:

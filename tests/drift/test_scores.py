@@ -40,3 +40,10 @@ def test_equal_values_have_equal_scores_wherever_they_stand() -> None:
 
 def test_a_constant_channel_scores_zero() -> None:
     assert np.array_equal(normal_scores(np.full((9, 1), 4.0)), np.zeros((9, 1)))
+
+
+def test_bytes_are_counted_to_the_same_scores() -> None:
+    codes = np.random.default_rng(2).integers(0, 256, (130, 40)).astype(np.uint8)
+    codes[:, 3] = 7
+    codes[:, 4] //= 128
+    assert np.array_equal(normal_scores(codes), normal_scores(codes.astype(np.float32)))

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bnfold.drift import tier0, tier1
+from bnfold.drift.scores import normal_scores
 from bnfold.drift.tier0 import LayerTest
 
 SIZES = (6, 40, 200)
@@ -30,7 +31,7 @@ def split(values: Array) -> list[Array]:
 
 
 def zero(values: Array, batches: int | None = None) -> list[LayerTest]:
-    return tier0.judge(split(values), [600.0] * 3, [batches] * 3)
+    return tier0.judge(split(values), [600.0] * 3, [batches] * 3, [False] * 3)
 
 
 @pytest.mark.parametrize("heavy", [False, True])
@@ -97,6 +98,28 @@ def test_a_wider_spread_without_a_shift_is_seen() -> None:
     assert any(t.significant for t in tests)
 
 
+def unit(frames: int, seed: int, *, by: float = 0.0) -> Array:
+    """One layer of 60 single values that share factors, variance 1 but for every other channel's."""
+    random = np.random.default_rng(seed)
+    mix = np.random.default_rng(98).normal(size=(5, 60))
+    values = random.normal(size=(frames, 5)) @ mix + 2 * random.normal(size=(frames, 60))
+    values /= np.sqrt(np.square(mix).sum(axis=0) + 4)
+    return np.asarray(values * (1 + by * np.where(np.arange(60) % 2, 1, -1)))
+
+
+def test_a_known_scale_that_changes_is_seen_without_a_shift() -> None:
+    def judged(values: Array, single: bool) -> LayerTest:
+        return tier0.judge([values], [600.0], [None], [single])[0]
+
+    clean = [judged(unit(64, seed), True) for seed in range(300)]
+    assert sum(test.significant for test in clean) <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
+    changed = [unit(64, seed, by=0.2) for seed in range(40)]
+    assert all("scale" in judged(values, True).by for values in changed)
+    # Means over many positions vary by less than the bound, and by how much is not known
+    assert not any(judged(values, False).significant for values in changed)
+    assert not any(judged(0.3 * values, False).significant for values in changed)
+
+
 def test_a_shift_within_the_margin_is_no_drift() -> None:
     small = [shifted(drawn(300, seed), 0.04) for seed in range(6)]
     assert not any(t.significant for values in small for t in zero(values))
@@ -126,7 +149,7 @@ def test_more_frames_of_the_same_make_the_effect_no_larger() -> None:
 def test_layers_without_live_channels_pass() -> None:
     values = drawn(30, 0)
     empty = np.empty((30, 0))
-    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2)
+    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2, [False] * 2)
     assert not tests[0].significant
     p, layers = tier1.judge(values[:10], values[10:], (0, values.shape[1]), deals=99)
     assert 0 < p <= 1
@@ -138,3 +161,23 @@ def test_constant_channels_prove_nothing() -> None:
     p, tests = tier1.judge(values[:10], values[10:], (5,), deals=99)
     assert p == 1.0
     assert not tests[0].significant
+
+
+def test_distances_are_those_of_the_definition() -> None:
+    random = np.random.default_rng(7)
+    contrasts = random.normal(size=(30, 4)).astype(np.float32)
+    for channels in (1, 8, 29, 30, 31, 90):
+        scores = normal_scores(random.normal(size=(30, channels)) @ random.normal(size=(channels, channels)))
+        gram = (scores @ scores.T / channels).astype(np.float64)
+        ridge = tier1._RIDGE * np.trace(gram) / min(29, channels)
+        smooth = gram @ np.linalg.inv(gram + ridge * np.eye(30))
+        squares, diagonal = tier1._distances(scores, contrasts, scores.T @ contrasts)
+        assert squares == pytest.approx(np.einsum("id,ij,jd->d", contrasts, smooth, contrasts), rel=1e-4)
+        assert diagonal == pytest.approx(np.diagonal(smooth), abs=1e-5)
+
+
+def test_the_p_value_alone_is_that_of_the_verdict() -> None:
+    before, now = drawn(60, 1), shifted(drawn(20, 2), 0.15)
+    p, _ = tier1.judge(now, before, SIZES, deals=199)
+    assert 0 < p < 1
+    assert tier1.p_value(now, before, SIZES, deals=199) == p

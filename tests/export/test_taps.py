@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnfold.export import monitor
+from bnfold.export import monitor, onnx, taps
 from bnfold.export.taps import Tapped, tap
 from bnfold.fold import FoldResult, fold
 from bnfold.numerics import max_abs_error
@@ -191,3 +191,67 @@ def test_one_that_is_written_out_is_left_out_and_the_others_are_seen() -> None:
     assert [place.layer for place in tapped.taps] == ["4"]
     reference = monitor.reference(module, folded)
     assert [layer.name for layer in reference.layers] == ["4"]
+
+
+class Inverted(nn.Module):
+    """As in MobileNetV2: wide and narrow values take turns, with a sum of narrow ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = self.norm(nn.Conv2d(3, 8, 3, padding=1, bias=False))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *self.norm(nn.Conv2d(8, 48, 1, bias=False)), nn.ReLU6(),
+                *self.norm(nn.Conv2d(48, 48, 3, padding=1, groups=48, bias=False)), nn.ReLU6(),
+                *self.norm(nn.Conv2d(48, 8, 1, bias=False)),
+            )
+            for _ in range(3)
+        )  # fmt: skip
+
+    @staticmethod
+    def norm(conv: nn.Conv2d) -> nn.Sequential:
+        return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        for block in self.blocks:
+            y = y + block(y)
+        return y.mean((2, 3))
+
+
+def read_for_means(tapped: Tapped) -> list[int]:
+    """Channels of the 4-D values that are averaged over their positions."""
+    means = [node for node in tapped.body.graph.nodes if node.target is torch.ops.aten.mean.dim]
+    return [node.args[0].meta["val"].shape[1] for node in means]
+
+
+def test_a_wide_value_has_its_mean_from_a_narrow_one() -> None:
+    _, tapped = check(drawn(Inverted()), torch.randn(2, 3, 24, 24))
+    assert len(tapped.taps) == 10
+    # three depthwise layers, whose means follow from nothing; the network's own mean is one of the others
+    assert sorted(read_for_means(tapped)) == [8] * 5 + [48] * 3
+
+
+def test_taps_that_would_cost_too_much_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taps, "_FREE", 1_500_000)
+    monkeypatch.setattr(taps, "_SHARE", 0.0)
+    _, tapped = check(drawn(Inverted()), torch.randn(1, 3, 48, 48))
+    assert set(read_for_means(tapped)) == {8}
+    assert 0 < len(tapped.taps) < 10
+    assert all("cost" in why for why in tapped.left_out.values())
+    monkeypatch.setattr(taps, "_FREE", 0)
+    _, tapped = check(drawn(Inverted()), torch.randn(1, 3, 48, 48))
+    assert tapped.taps == []
+
+
+def test_in_onnx_taps_are_pooled_and_the_answer_is_as_it_was() -> None:
+    from onnx import load_from_string
+
+    folded = fold(drawn(Inverted()), (torch.randn(1, 3, 24, 24),))
+    tapped = tap(folded)
+    arguments = folded.module.inputs, tapped.outputs, folded.captured.example
+    for count, pooled in ((0, 0), (len(tapped.taps), 7)):
+        exported = onnx.export(tapped.body, *arguments, taps=count)  # which runs the file and compares
+        kinds = [node.op_type for node in load_from_string(exported.data).graph.node]
+        assert kinds.count("GlobalAveragePool") == pooled
+        assert kinds.count("ReduceMean") == 8 - pooled

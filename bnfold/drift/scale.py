@@ -27,6 +27,8 @@ class LayerScale:
         behind: frames' worth of data in what the codes are compared with.
         batches: of training, as :func:`bnfold.drift.tier0.judge` takes them; None for a baseline.
         factor: see :func:`bnfold.drift.taps.spread_factor`; infinite where nothing bounds the spread.
+        single: whether a code stands for one value, whose deviation the population statistics tell; False for
+            a baseline.
     """
 
     name: str
@@ -34,12 +36,13 @@ class LayerScale:
     behind: float
     batches: int | None
     factor: float
+    single: bool
 
     def to_json(self) -> list[Any]:
         """Plain JSON types; what is infinite is null."""
         numbers = (self.behind, self.factor)
         behind, factor = (number if math.isfinite(number) else None for number in numbers)
-        return [self.name, self.columns, behind, self.batches, factor]
+        return [self.name, self.columns, behind, self.batches, factor, self.single]
 
     @classmethod
     def from_json(cls, document: Any) -> LayerScale:
@@ -48,12 +51,13 @@ class LayerScale:
         Raises:
             ValueError, TypeError: it is no such document.
         """
-        name, columns, behind, batches, factor = document
+        name, columns, behind, batches, factor, single = document
         numbers = [math.inf if value is None else float(value) for value in (behind, factor)]
         whole = all(type(size) is int and size >= 0 for size in (columns, 0 if batches is None else batches))
-        if not (isinstance(name, str) and whole and numbers[0] > 0 and numbers[1] > 0):
+        named = isinstance(name, str) and isinstance(single, bool)
+        if not (named and whole and numbers[0] > 0 and numbers[1] > 0):
             raise ValueError(f"{document!r} is no layer")
-        return cls(name, columns, numbers[0], batches, numbers[1])
+        return cls(name, columns, numbers[0], batches, numbers[1], single)
 
 
 def _none() -> NDArray[np.float16]:
@@ -103,6 +107,7 @@ class Scale:
                 layer.frames_behind(train_batch) if known is None else float(known.frames),
                 None if known is not None or layer.momentum is None else layer.batches,
                 spread_factor(layer, train_batch),
+                known is None and layer.positions == 1,
             )
             for layer, size in zip(layers, sizes, strict=True)
         )

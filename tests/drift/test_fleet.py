@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,24 @@ def test_what_no_device_shows_alone(reference: Reference, tier: int) -> None:
     assert result.findings[0].where == "bn1"
     assert "20 devices together" in result.findings[0].message
     assert result.layers[1].effect == pytest.approx(0.2, abs=0.06)
+
+
+def test_a_scale_that_no_device_shows_alone(reference: Reference) -> None:
+    """Single values vary by 1 in training; here they vary by less, around the same means."""
+    single = replace(reference, layers=tuple(replace(layer, positions=1) for layer in reference.layers))
+
+    def judged(factor: float) -> FleetResult:
+        states = {}
+        for number in range(20):
+            monitor = Monitor(single)
+            feed(monitor, factor * np.random.default_rng(number).normal(size=(8, sum(SIZES))))
+            states[str(number)] = State.from_bytes(monitor.state.to_bytes())
+        return fleet(states)
+
+    assert not judged(1.0).drifted
+    result = judged(0.8)
+    assert (result.drifted, result.together) == (True, True)
+    assert not any(device.drifted for device in result.devices)
 
 
 def test_false_alarms_are_rare(reference: Reference) -> None:

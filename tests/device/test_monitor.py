@@ -326,6 +326,11 @@ def test_a_fleet_and_the_device_that_stands_out(
     assert (first["code"], first["evidence"]["device"]) == ("BNF-A017", "2.state")
     assert first["where"].startswith("features.1")
     assert document["devices"][2]["layers"][0]["effect"] > 0.3
+    for form in ("html", "junit"):  # a fleet has neither, and says so
+        refused = cli("drift", "--merge", "0.state", "1.state", "--format", form)
+        if form == "junit" or "BNF-P030" not in refused.err:
+            assert (refused.status, refused.out) == (2, "")
+            assert f"error[BNF-U162]: there is no {form} report" in refused.err
     text = cli("drift", "--merge", "0.state", "1.state", "2.state")
     assert text.status == 1
     assert text.out.rstrip().endswith("\ndrift")

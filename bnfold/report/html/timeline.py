@@ -30,12 +30,15 @@ def timeline(evidence: Evidence, block: int) -> Plot:
     distances, held = evidence.distances, evidence.held_out_distances
 
     def paint(figure: Figure) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axes = figure.subplots()
         if len(held):
             low, high = np.percentile(held, _BAND)
             axes.axhspan(low, high, color=plots.MAIN, alpha=0.25, linewidth=0, label="90% of held-out frames")
         _course(axes, evidence)
         axes.set_ylim(0, 1.1 * max(float(distances.max()), float(held.max(initial=0.0)), 1e-6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("frame, in order")
         axes.set_ylabel("distance from training")
         axes.grid(axis="y")

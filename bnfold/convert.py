@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold import atomic, delivery, draft
 from bnfold import finding as f
+from bnfold.bake import bake
 from bnfold.conversion import Artifact, ConversionResult
 from bnfold.draft import Draft
 from bnfold.errors import UsageError
@@ -62,6 +63,7 @@ def convert(
     source: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
     batch_statistics: str | None = None,
+    bake_normalisation: bool = False,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Fold a network, write it as ONNX and TFLite, and prove that the files compute what it computes.
@@ -91,6 +93,8 @@ def convert(
         metric: ``metric(outputs, labels) -> float`` in place of top-1, or ``FILE.py:NAME``.
         batch_statistics: ``frame``: the last resort, BatchNorms that normalise each frame by its own spatial
             statistics (see :mod:`bnfold.statistics.per_frame`).
+        bake_normalisation: put (pixel * scale - mean) / std into the graph, see :mod:`bnfold.bake`: the file
+            takes pixels from 0 to 255 as floats, and so do samples that are floats.
         progress: called with the name of each stage as it begins.
 
     Returns:
@@ -126,6 +130,9 @@ def convert(
     exchanged: dict[str, int] = {}
     if batch_statistics is not None:
         module, exchanged = _by_frame(module, example_inputs, batch_statistics)
+    baked = bake(module, example_inputs, normalisation) if bake_normalisation else None
+    if baked is not None:
+        module, example_inputs = baked.module, baked.example_inputs
     skipped = (skip,) if isinstance(skip, str) else tuple(skip)
 
     def attempt(skipped: tuple[str, ...]) -> _Attempt:
@@ -133,11 +140,12 @@ def convert(
         folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped, prune=prune)
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
-        prepared = by_input(normalisation, folded.captured.inputs)
+        prepared = by_input(normalisation, folded.captured.inputs) if baked is None else baked.normalisation
         # random numbers would show as failures of everything that follows
         found = randomness.findings(folded.captured)
         if f.passed(found):
-            found = gate.findings(module, folded.report) + assumed(normalisation, prepared)
+            found = gate.findings(module, folded.report)
+            found += assumed(normalisation, prepared if baked is None else baked.before)
             found += [per_frame.marked(exchanged)] if exchanged else []
         if not f.passed(found):
             return _Attempt(folded, found)

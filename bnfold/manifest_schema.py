@@ -140,20 +140,26 @@ class _Check:
         layout = self._one_of(how, "layout", LAYOUTS, inner)
         color = self._one_of(how, "color", COLORS, inner)
         self._one_of(how, "resize", RESIZES, inner)
-        self._number(how.get("scale"), f"{inner}scale")
         channels = 1 if color == "gray" else 3
-        for key in ("mean", "std"):
-            values = self._typed(how, key, list, inner)
-            for index, value in enumerate(values):
-                self._number(value, f"{inner}{key}[{index}]")
-            if len(values) not in (1, channels):
-                self._fail(f"{inner}{key}", f"has {len(values)} numbers for {channels} channels")
-        if 0 in how["std"]:
-            self._fail(f"{inner}std", "has a zero, and the pixels are divided by it")
+        self._pixels(how, channels, inner)
+        if "baked" in how:  # what the file does to pixels itself
+            self._pixels(self._typed(how, "baked", dict, inner), channels, f"{inner}baked.")
         shape = entry["shape"]
         if len(shape) != 4 or shape[layout.index("C")] != channels:
             self._fail(f"{path}shape", f"is {shape}, which takes no {color} image in {layout}")
         self._one_of(entry, "dtype", FLOATS, path)
+
+    def _pixels(self, how: dict[str, Any], channels: int, path: str) -> None:
+        """scale, mean and std."""
+        self._number(how.get("scale"), f"{path}scale")
+        for key in ("mean", "std"):
+            values = self._typed(how, key, list, path)
+            for index, value in enumerate(values):
+                self._number(value, f"{path}{key}[{index}]")
+            if len(values) not in (1, channels):
+                self._fail(f"{path}{key}", f"has {len(values)} numbers for {channels} channels")
+        if 0 in how["std"]:
+            self._fail(f"{path}std", "has a zero, and the pixels are divided by it")
 
     def _golden(self, golden: dict[str, Any], key: str, tensors: dict[str, dict[str, Any]]) -> None:
         arrays = self._typed(golden, key, dict, "golden.")

@@ -109,7 +109,18 @@ def assumed(given: Given | None, prepared: Mapping[str, Normalisation | None]) -
 
 
 def describe(how: Given) -> str:
-    """``gray, stretch, NCHW, (pixel / 255 - 0.1307) / 0.3081``, without what changes nothing."""
+    """``gray, stretch, NCHW, (pixel / 255 - 0.1307) / 0.3081``, without what changes nothing.
+
+    Where the file does the last part itself (see :mod:`bnfold.bake`), that is said too.
+    """
+    text = _numbers_of(how)
+    if "baked" in how:
+        text += f" (inside the file: {_numbers_of(how['baked'])})"
+    return f"{how['color']}, {how['resize']}, {how['layout']}, {text}"
+
+
+def _numbers_of(how: Given) -> str:
+    """What is done to a pixel."""
     text = "pixel"
     if how["scale"] != 1:
         whole = round(1 / how["scale"])
@@ -120,7 +131,7 @@ def describe(how: Given) -> str:
         text = f"({text})" if divided else text
     if divided:
         text = f"{text} / {_numbers(how['std'])}"
-    return f"{how['color']}, {how['resize']}, {how['layout']}, {text}"
+    return text
 
 
 # --- one input -------------------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ def configure(parser: CommandParser) -> None:
     )
     _add_artifact_options(parser)
     preparation.add_options(parser, labels=True)
+    parser.option(
+        "--bake-normalisation",
+        action="store_true",
+        default=False,
+        help="(pixel * scale - mean) / std inside the file, which then takes pixels",
+    )
     proof = parser.add_argument_group("proof")
     parser.option(
         "--samples",
@@ -128,6 +134,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         source={"path": options.checkpoint, "sha256": checkpoint.sha256, "format": checkpoint.format},
         metric=options.metric,
         batch_statistics=options.batch_statistics,
+        bake_normalisation=options.bake_normalisation,
         progress=context.progress,
     )
     document: dict[str, Any] = dict(result.to_json())

@@ -204,6 +204,8 @@ def _arrivals(path: str, stream: Stream) -> Iterator[Arrival]:
 
     names = [spec.name for spec in stream.model.inputs]
     if path == _PIPE:
+        if sys.stdin is None:  # closed by whoever started us
+            return iter(())
         return incoming.from_pipe(sys.stdin.buffer, names)
     return incoming.from_path(path, names)
 

@@ -192,6 +192,11 @@ MALFORMED = [
     (put(*HOW, "color", value="gray"), "normalisation.std has 3 numbers for 1 channels"),
     (put(*HOW, "resize", value="fit"), "normalisation.resize is 'fit'"),
     (drop(*HOW, "scale"), "normalisation.scale is missing"),
+    (put(*HOW, "baked", value=[1]), "normalisation.baked is"),
+    (
+        put(*HOW, "baked", value={"scale": 1, "mean": [0], "std": [0]}),
+        "normalisation.baked.std has a zero",
+    ),
     (put(*HOW, "scale", value=True), "normalisation.scale is True, not a number"),
     (put(*HOW, "mean", value=[]), "normalisation.mean has 0 numbers"),
     (put(*HOW, "mean", value=[0.5, 0.5]), "normalisation.mean has 2 numbers for 3 channels"),

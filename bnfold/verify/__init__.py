@@ -34,7 +34,7 @@ from bnfold.verify.candidates import (
 from bnfold.verify.divergence import Divergence, first_divergence
 from bnfold.verify.guess import guess
 from bnfold.verify.parity import MIN_FRAMES, Bound, Parity
-from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, side
+from bnfold.verify.sides import Side, arguments, candidates_of, captured_of, side, takes_pixels
 from bnfold.verify.trace import divergence_of
 from bnfold.verify.yardstick import Measurement, Yardstick
 
@@ -139,6 +139,7 @@ def compare(
             guessed = guess(left.module, samples, (normalisation or {}).get("color"))
             taken = guessed.inputs
         _same_inputs(left, right)
+        left, right = takes_pixels(left, right), takes_pixels(right, left)
         prepared: dict[str, Any]
         if left.artifacts or right.artifacts:
             _not_said_twice(inputs, normalisation)

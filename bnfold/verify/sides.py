@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ class Side:
             return {}
         return {entry["name"]: entry["normalisation"] for entry in self.artifacts[0].model.manifest["inputs"]}
 
+    def baked(self) -> dict[str, Mapping[str, Any]]:
+        """The inputs whose pixels an artifact prepares itself: with which numbers."""
+        known = self.normalisation().items()
+        return {name: {**how, **how["baked"]} for name, how in known if how is not None and "baked" in how}
+
     def noise_floor(self) -> dict[str, float]:
         """What the manifest recorded, by output name."""
         return dict(self.artifacts[0].model.manifest["noise_floor"]) if self.artifacts else {}
@@ -98,6 +103,29 @@ def side(thing: Any, sha256: str | None = None) -> Side:
         where="reference or candidate",
         fix="give an nn.Module, a FoldResult, the path of an artifact, or an open one",
     )
+
+
+def takes_pixels(one: Side, other: Side) -> Side:
+    """``one`` as it compares with ``other``: a module beside an artifact that prepares pixels does so too.
+
+    Raises:
+        VerifyError: a fold, or an artifact that leaves the preparation to its caller (BNF-V032).
+    """
+    from bnfold.bake import prepared_inside  # it needs this module as well
+
+    images = other.baked()
+    if not images or one.baked():
+        return one
+    if one.module is None or isinstance(one.module, FoldedModule):
+        raise VerifyError(
+            "BNF-V032",
+            "one side takes pixels and prepares them itself, the other takes prepared inputs",
+            where=", ".join(images),
+            fix="compare each with the checkpoint",
+        )
+    specs = other.inputs() or ()
+    module = prepared_inside(one.module, images, {spec.name: spec.dtype for spec in specs})
+    return replace(one, module=module)
 
 
 def open_all(data: bytes, manifest: Mapping[str, Any]) -> list[ArtifactCandidate]:

@@ -29,8 +29,8 @@ from alibi_detect.cd import KSDrift, MMDDrift, MMDDriftOnline
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "out" / "drift" / "shared"
-SPACES = ("pixels", "outputs", "taps")
-LEVEL, ERT, WINDOW, BOOTSTRAPS = 0.05, 1000, 32, 5000
+SPACES = ("taps", "outputs", "pixels")
+LEVEL, ERT, WINDOW, BOOTSTRAPS = 0.05, 1000, 32, 3000
 Array = Any
 
 
@@ -141,13 +141,14 @@ def peers(name: str, shared: Any, target: float) -> dict[str, Any]:
         "KS": lambda held: KSDrift(held, p_val=LEVEL),
         "MMD": lambda held: MMDDrift(held, p_val=LEVEL, backend="pytorch"),
     }
-    for space in SPACES:
-        for kind, make in makes.items():
+    for kind, make in makes.items():
+        for space in SPACES:
             if f"{kind}/{space}" not in found:
                 torch.manual_seed(0)
                 np.random.seed(0)
                 found[f"{kind}/{space}"] = offline(make, shared[space], shared)
                 kept.write_text(json.dumps(found))
+    for space in SPACES:
         if f"online/{space}" not in found:
             found[f"online/{space}"] = traces(shared[space], shared)
             kept.write_text(json.dumps(found))

@@ -129,7 +129,9 @@ def fleet(states: Mapping[str, State]) -> FleetResult:
     named = dict(sorted(states.items()))
     total = merge(named.values())
     scale = total.scale
-    tests = {name: _tested([state], scale, tier0.ALPHA / 2 / len(named)) for name, state in named.items()}
+    tests = {
+        name: _tested([state], scale, tier0.ALPHA / 2 / len(named)) for name, state in named.items()
+    }
     devices = tuple(_device(name, state, tests[name]) for name, state in named.items())
     others = [named[device.name] for device in devices if not device.drifted]
     pooled = _tested(others, scale, tier0.ALPHA / 2)

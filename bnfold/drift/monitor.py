@@ -302,7 +302,7 @@ class Monitor:
             behind = [layer.frames_behind(self.train_batch) for layer in layers]
             batches = [None if layer.momentum is None else layer.batches for layer in layers]
             single = [layer.positions == 1 for layer in layers]
-            return None, tier0.judge(parts, behind, batches, single=single, alpha=self.alpha)
+            return None, tier0.judge(parts, behind, batches, single, alpha=self.alpha)
         # Few deals tell most windows from drift; an alarm needs all of them as well
         p = tier1.p_value(self.state.ring, self._codes, self.sizes, deals=_QUICK)
         if p > 0.05:

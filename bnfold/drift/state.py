@@ -183,7 +183,9 @@ class State:
             np.frombuffer(parts[0], dtype="<i8").astype(np.int64),
             np.frombuffer(parts[1], dtype="<i8").astype(np.int64),
             np.frombuffer(parts[2], dtype=np.uint8).reshape(window, columns).copy(),
-            Scale.from_json(document, *(np.frombuffer(part, "<f2").astype(np.float16) for part in parts[5:])),
+            Scale.from_json(
+                document, *(np.frombuffer(part, "<f2").astype(np.float16) for part in parts[5:])
+            ),
             counts,
             last=np.frombuffer(parts[4], dtype="<f2").astype(np.float16),
             last_codes=np.frombuffer(parts[3], dtype=np.uint8).copy(),

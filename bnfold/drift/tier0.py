@@ -82,8 +82,8 @@ def judge(
     layers: Sequence[NDArray[np.floating]],
     frames_behind: Sequence[float],
     batches: Sequence[int | None],
+    single: Sequence[bool],
     *,
-    single: Sequence[bool] | None = None,
     alpha: float = ALPHA,
     margin: float = MARGIN,
 ) -> list[LayerTest]:
@@ -93,14 +93,12 @@ def judge(
         layers: taps of independent frames, each (frames, channels), divided by the layer's spread factor.
         frames_behind: n_ref of each layer.
         batches: ``num_batches_tracked`` of each layer, or None.
-        single: whether a tap of the layer is one value of one frame, so that its deviation is known; None:
-            of no layer.
+        single: whether a tap of the layer is one value of one frame, so that its deviation is known.
         alpha: the rate of false alarms over all layers.
         margin: the gap that is no drift, in deviations.
     """
     family = max(1, sum(layer.shape[1] > 0 for layer in layers))
     channels = max(1, sum(layer.shape[1] for layer in layers))
-    known = [False] * len(layers) if single is None else single
     return [
         _layer(
             np.clip(layer, -_CLIP, _CLIP).astype(np.float64),
@@ -111,7 +109,7 @@ def judge(
             channels,
             one,
         )
-        for layer, behind, seen, one in zip(layers, frames_behind, batches, known, strict=True)
+        for layer, behind, seen, one in zip(layers, frames_behind, batches, single, strict=True)
     ]
 
 

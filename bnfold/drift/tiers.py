@@ -53,7 +53,7 @@ def tier_0(
         layers,
         [layer.frames_behind(train_batch) for layer in reference.layers],
         [None if layer.momentum is None else layer.batches for layer in reference.layers],
-        single=single,
+        single,
         margin=margin,
     )
     results = _layers(tests, reference, taps)

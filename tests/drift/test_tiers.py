@@ -31,7 +31,7 @@ def split(values: Array) -> list[Array]:
 
 
 def zero(values: Array, batches: int | None = None) -> list[LayerTest]:
-    return tier0.judge(split(values), [600.0] * 3, [batches] * 3)
+    return tier0.judge(split(values), [600.0] * 3, [batches] * 3, [False] * 3)
 
 
 @pytest.mark.parametrize("heavy", [False, True])
@@ -109,7 +109,7 @@ def unit(frames: int, seed: int, *, by: float = 0.0) -> Array:
 
 def test_a_known_scale_that_changes_is_seen_without_a_shift() -> None:
     def judged(values: Array, single: bool) -> LayerTest:
-        return tier0.judge([values], [600.0], [None], single=[single])[0]
+        return tier0.judge([values], [600.0], [None], [single])[0]
 
     clean = [judged(unit(64, seed), True) for seed in range(300)]
     assert sum(test.significant for test in clean) <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
@@ -149,7 +149,7 @@ def test_more_frames_of_the_same_make_the_effect_no_larger() -> None:
 def test_layers_without_live_channels_pass() -> None:
     values = drawn(30, 0)
     empty = np.empty((30, 0))
-    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2)
+    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2, [False] * 2)
     assert not tests[0].significant
     p, layers = tier1.judge(values[:10], values[10:], (0, values.shape[1]), deals=99)
     assert 0 < p <= 1

@@ -162,7 +162,8 @@ def convert(
             return _Attempt(folded, found)
         if request.precision == "int8" and samples is None and not stand_ins:
             tell("making frames out of the population statistics")
-            limits = image_limits(prepared if normalisation else {}, folded.captured.inputs)
+            said = normalisation or baked is not None
+            limits = image_limits(prepared if said else {}, folded.captured.inputs)
             stand_ins.append(distil(module, example_inputs, folded.captured.inputs, limits))
         tell("computing the reference")
         random = stand_ins[0] if stand_ins else None

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bnfold import finding as f
 from bnfold.finding import Finding
 from bnfold.fold.report import BatchNormEntry, Pruning
-from bnfold.verify import Accuracy, Parity
+from bnfold.quantize.losses import Loss
+from bnfold.verify import Accuracy, Agreement, Parity
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Artifact:
         role: ``clean``.
         path: where; it ends in ``.rejected`` where the file failed its parity check.
         sha256, size_bytes: of the whole file, manifest included.
-        precision: ``fp32``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
     """
 
     target: str
@@ -57,6 +58,8 @@ class ConversionResult:
         source: ``path``, ``sha256`` and ``format`` of the checkpoint; each may be None.
         accuracy: on labelled samples; None without labels.
         pruned: the channels that were removed; None where it was not asked for.
+        agreement: of files of a lower precision with the network, one per file, interpreter and output.
+        losses: the layers where each file of a lower precision loses most.
     """
 
     batch_norms: list[BatchNormEntry]
@@ -66,11 +69,14 @@ class ConversionResult:
     source: dict[str, str | None]
     accuracy: Accuracy | None = None
     pruned: Pruning | None = None
+    agreement: list[Agreement] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether every parity holds and no finding is an error."""
-        return all(result.passed for result in self.parity) and f.passed(self.findings)
+        """Whether every parity and every agreement holds and no finding is an error."""
+        holds = all(result.passed for result in self.parity) and all(one.passed for one in self.agreement)
+        return holds and f.passed(self.findings)
 
     @property
     def exit_status(self) -> int:
@@ -92,6 +98,8 @@ class ConversionResult:
             "artifacts": [artifact.to_json() for artifact in self.artifacts],
             "accuracy": self.accuracy.to_json() if self.accuracy else None,
             "pruned": self.pruned.to_json() if self.pruned else None,
+            "agreement": [one.to_json() for one in self.agreement],
+            "losses": [one.to_json() for one in self.losses],
         }
         checked: dict[str, Any] = finite(document)
         return checked

@@ -34,7 +34,9 @@ from bnfold.fold import FoldResult, fold
 from bnfold.fold.report import BatchNormEntry
 from bnfold.fold.rules import all_rules
 from bnfold.normalisation import assumed, by_input
+from bnfold.quantize.distil import distil, image_limits
 from bnfold.request import Request, check_labels, check_request
+from bnfold.samples import Frames
 from bnfold.statistics import gate, per_frame
 from bnfold.verify import load_metric, randomness
 from bnfold.verify.accuracy import Metric
@@ -64,6 +66,7 @@ def convert(
     metric: Metric | str | None = None,
     batch_statistics: str | None = None,
     bake_normalisation: bool = False,
+    min_agreement: float | None = None,
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Fold a network, write it as ONNX and TFLite, and prove that the files compute what it computes.
@@ -82,7 +85,9 @@ def convert(
             these by input name. What is left out is gray or RGB by the number of channels, stretched, pixels
             divided by 255; a finding tells where nothing was given.
         labels: of the classes, in order.
-        precision: ``fp32``.
+        precision: ``fp32``; ``fp16``: weights stored as float16, computed in float32; ``int8``: weights and
+            activations, with ranges from ``samples``, or without any from the population statistics. Inputs
+            and outputs are the same in each.
         monitor: write ``NAME.monitor.onnx`` beside ``NAME.onnx``: the same answers, and what the drift checks
             look at. At least 20 of ``samples`` become its baseline.
         dynamic_batch: keep the batch axis symbolic (ONNX only).
@@ -95,6 +100,8 @@ def convert(
             statistics (see :mod:`bnfold.statistics.per_frame`).
         bake_normalisation: put (pixel * scale - mean) / std into the graph, see :mod:`bnfold.bake`: the file
             takes pixels from 0 to 255 as floats, and so do samples that are floats.
+        min_agreement: of a lower precision: the share of frames that must keep their best class, or of
+            values that must agree, for the file to pass; 0.99, or 0.98 for ``int8`` without samples.
         progress: called with the name of each stage as it begins.
 
     Returns:
@@ -103,7 +110,8 @@ def convert(
         the batch (nothing is written then), or where a file failed its parity (it is named ``*.rejected``).
 
     Raises:
-        UsageError: options that cannot be used, or do not fit the network.
+        UsageError: options that cannot be used, or do not fit the network; BNF-U152 int8 without samples of a
+            network whose population statistics tell no ranges.
         CaptureError, ExportError: the network cannot be captured, or not be expressed in a target.
         VerifyError, InputError: samples or labels that do not fit.
         PlatformError: a package, an interpreter, a permission or the space on the disk is missing.
@@ -122,6 +130,7 @@ def convert(
         dynamic_batch=dynamic_batch,
         opset=opset,
         source=source,
+        min_agreement=min_agreement,
     )
     judged_by = load_metric(metric) if isinstance(metric, str) else metric
     tell = progress or _silent
@@ -134,6 +143,8 @@ def convert(
     if baked is not None:
         module, example_inputs = baked.module, baked.example_inputs
     skipped = (skip,) if isinstance(skip, str) else tuple(skip)
+
+    stand_ins: list[Frames] = []  # made once, however often it is folded
 
     def attempt(skipped: tuple[str, ...]) -> _Attempt:
         """Fold, and prove the fold and every file."""
@@ -149,8 +160,14 @@ def convert(
             found += [per_frame.marked(exchanged)] if exchanged else []
         if not f.passed(found):
             return _Attempt(folded, found)
+        if request.precision == "int8" and samples is None and not stand_ins:
+            tell("making frames out of the population statistics")
+            said = normalisation or baked is not None
+            limits = image_limits(prepared if said else {}, folded.captured.inputs)
+            stand_ins.append(distil(module, example_inputs, folded.captured.inputs, limits))
         tell("computing the reference")
-        proof = Proof.of(module, example_inputs, folded, samples, prepared, judged_by)
+        random = stand_ins[0] if stand_ins else None
+        proof = Proof.of(module, example_inputs, folded, samples, prepared, judged_by, random)
         found += proof.yardstick.findings
         if not f.passed(found):
             return _Attempt(folded, found)
@@ -186,6 +203,8 @@ def convert(
         request.source,
         proof.yardstick.accuracy,
         folded.report.pruned,
+        proof.agreement,
+        [loss for one in made.drafts for loss in one.losses],
     )
 
 
@@ -200,7 +219,8 @@ class _Attempt:
 
     def delicate(self) -> list[str]:
         """Where the parity failed: the rules used that may round more than the network itself does."""
-        if self.proof is None or all(result.passed for result in self.proof.parity):
+        exact = [] if self.proof is None else [row for row in self.proof.parity if row.precision == "fp32"]
+        if all(result.passed for result in exact):
             return []
         used = {name for entry in self.folded.report.batch_norms for name in entry.rules}
         return [rule.name for rule in all_rules() if rule.rounds_more and rule.name in used]
@@ -237,9 +257,7 @@ def _contents(
     if request.monitor:
         tapped = taps.tap(folded)
         seen = monitor_graph.monitored(whole, tapped, folded, proof.frames)
-        contents["monitor"] = draft.Content(
-            "monitor", tapped.body, tapped.outputs, entries, seen.to_json()
-        )
+        contents["monitor"] = draft.Content("monitor", tapped.body, tapped.outputs, entries, seen.to_json())
         found += monitor_graph.unseen(tapped)
     return contents
 

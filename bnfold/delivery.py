@@ -23,7 +23,7 @@ def write(request: Request, draft: Draft, found: list[Finding]) -> Artifact:
     if draft.passed:
         atomic.remove(bad)
     digest = hashlib.sha256(draft.data).hexdigest()
-    return Artifact(draft.target, draft.role, path, digest, len(draft.data), "fp32")
+    return Artifact(draft.target, draft.role, path, digest, len(draft.data), draft.precision)
 
 
 def left_over(path: Path) -> list[Finding]:

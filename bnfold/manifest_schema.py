@@ -82,8 +82,41 @@ class _Check:
         if document["golden"] is not None:
             self._golden(document["golden"], "inputs", inputs)
             self._golden(document["golden"], "outputs", outputs)
+        if document.get("quantisation") is not None:
+            self._quantisation(self._typed(document, "quantisation", dict, ""))
         self._typed(document["integrity"], "model_bytes", int, "integrity.")
         self._typed(document["integrity"], "crc32", str, "integrity.")
+
+    def _quantisation(self, entry: dict[str, Any]) -> None:
+        path = "quantisation."
+        for key in ("weights", "activations"):
+            self._typed(entry, key, str, path)
+        for key in ("tolerance", "agreeing", "min_agreement"):
+            self._number(entry.get(key), f"{path}{key}")
+        calibration = self._typed(entry, "calibration", dict, path, null=True)
+        if calibration is not None:
+            self._typed(calibration, "source", str, f"{path}calibration.")
+            self._typed(calibration, "frames", int, f"{path}calibration.")
+        for index, loss in enumerate(self._each(entry, "losses", dict, path)):
+            inner = f"{path}losses[{index}]."
+            for key in ("target", "layer", "operator"):
+                self._typed(loss, key, str, inner)
+            for key in ("snr_db", "share"):
+                self._number(loss.get(key), f"{inner}{key}")
+        for index, row in enumerate(self._each(entry, "agreement", dict, path)):
+            self._agreement(row, f"{path}agreement[{index}].")
+
+    def _agreement(self, row: dict[str, Any], path: str) -> None:
+        for key in ("candidate", "runtime", "output", "role", "precision", "kind"):
+            self._typed(row, key, str, path)
+        for key in ("counted", "ties"):
+            self._typed(row, key, int, path)
+        for key in ("agreement", "min_agreement"):
+            self._number(row.get(key), f"{path}{key}")
+        for key in ("cosine", "snr_db"):
+            if row.get(key) is not None:  # null: not finite
+                self._number(row[key], f"{path}{key}")
+        self._typed(row, "passed", bool, path)
 
     def _nesting(self, document: dict[str, Any]) -> None:
         level: list[Any] = [document]

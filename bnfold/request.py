@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import PlatformError, UsageError
+from bnfold.quantize.gate import Gate
 from bnfold.runtime import interpreters
 from bnfold.signature import TensorSpec
 from bnfold.wording import encodable
 
 TARGETS = ("onnx", "tflite")
-PRECISIONS = ("fp32",)
-PLANNED_PRECISIONS = ("fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Request:
         name: of the files, without a target's suffix.
         labels: of the classes, or None.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        gate: what a lower precision is held to; None for ``fp32``.
     """
 
     targets: tuple[str, ...]
@@ -36,6 +38,8 @@ class Request:
     labels: list[str] | None
     monitor: bool = False
     source: dict[str, str | None] = field(default_factory=dict)
+    precision: str = "fp32"
+    gate: Gate | None = None
 
     @property
     def files(self) -> list[tuple[str, str]]:
@@ -61,22 +65,19 @@ def check_request(
     dynamic_batch: bool,
     opset: int | None,
     source: Mapping[str, Any] | None,
+    min_agreement: float | None = None,
 ) -> Request:
     """Refuse what needs no network to be refused.
 
     Raises:
-        UsageError: BNF-U004 not built yet; BNF-U070 no or an unknown target; BNF-U071 an unknown precision;
-            BNF-U072 an option that no target of this conversion has; BNF-U015 samples that are not there;
-            BNF-U016 no name for a file; BNF-U073 labels that are no names.
+        UsageError: BNF-U070 no or an unknown target; BNF-U071 an unknown precision; BNF-U072 an option that
+            no target of this conversion has; BNF-U015 samples that are not there; BNF-U016 no name for a
+            file; BNF-U073 labels that are no names; BNF-U150 a monitored file in int8; BNF-U151 a share of
+            agreement that is none, or that nothing is held to.
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
             target with.
     """
-    if precision in PLANNED_PRECISIONS:
-        raise UsageError(
-            "BNF-U004", f"precision {precision} is not built yet in this version", fix="precision fp32"
-        )
-    if precision not in PRECISIONS:
-        raise UsageError("BNF-U071", f"unknown precision {precision!r}", fix="precision fp32")
+    gate = _gate(precision, min_agreement, monitor=monitor, calibrated=samples is not None)
     targets = _targets(to)
     if dynamic_batch and "tflite" in targets:
         raise UsageError(
@@ -119,7 +120,45 @@ def check_request(
             key: None if given.get(key) is None else encodable(str(given[key]))
             for key in ("path", "sha256", "format")
         },
+        precision,
+        gate,
     )
+
+
+def _gate(precision: str, min_agreement: float | None, *, monitor: bool, calibrated: bool) -> Gate | None:
+    """What a lower precision is held to; refuses what does not go together.
+
+    Raises:
+        UsageError: BNF-U071, BNF-U150, BNF-U151.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(
+            "BNF-U071", f"unknown precision {precision!r}", fix=f"precision {', '.join(PRECISIONS)}"
+        )
+    if precision == "int8" and monitor:
+        raise UsageError(
+            "BNF-U150",
+            "a monitored file is not offered in int8: a step of 8 bits is as large as a drift worth telling",
+            where="precision int8, monitor",
+            fix="convert twice: int8 without the monitor, and the monitor in fp32 or fp16 under another name",
+        )
+    if min_agreement is not None and not 0 < min_agreement <= 1:
+        raise UsageError(
+            "BNF-U151",
+            f"{min_agreement} is no share of the answers",
+            where="min agreement",
+            fix="a number above 0 and at most 1, such as 0.99",
+        )
+    if precision == "fp32":
+        if min_agreement is not None:
+            raise UsageError(
+                "BNF-U151",
+                "float32 files are held to the noise floor, not to a share of answers that agree",
+                where="min agreement, precision fp32",
+                fix="leave it out, or name a lower precision",
+            )
+        return None
+    return Gate.of(precision, calibrated=calibrated or precision == "fp16", min_agreement=min_agreement)
 
 
 def _without_suffix(name: str) -> str:

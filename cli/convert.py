@@ -89,10 +89,17 @@ def _add_artifact_options(parser: CommandParser) -> None:
     parser.option(
         "--precision",
         group=group,
-        type=values.not_yet("--precision", ("fp32",), ("fp16", "int8")),
+        type=values.one_of("--precision", ("fp32", "fp16", "int8")),
         default="fp32",
-        metavar="fp32",
-        help="only fp32 so far",
+        metavar="NAME",
+        help="fp32 (default), fp16 (weights) or int8 (weights and activations)",
+    )
+    parser.option(
+        "--min-agreement",
+        group=group,
+        type=values.share,
+        metavar="SHARE",
+        help="of answers that fp16 or int8 must keep; default 0.99, for int8 without --samples 0.98",
     )
     parser.option(
         "--monitor",
@@ -126,6 +133,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         normalisation=normalisation,
         labels=labels,
         precision=options.precision,
+        min_agreement=options.min_agreement,
         monitor=options.monitor,
         dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),

@@ -68,6 +68,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "passed": True,
         "artifact": options.artifact,
         "runtime": model.runtime,
+        "precision": model.manifest["precision"],
         "frames": [],
         "self_test": None,
         "findings": failures + doubts,
@@ -120,7 +121,9 @@ def _open(options: argparse.Namespace) -> tuple[Model, list[Finding]]:
 
 def _doubts(model: Model, path: str) -> list[Finding]:
     """What speaks against deploying the artifact at all."""
-    failed = [entry for entry in model.manifest["parity"] if not entry["passed"]]
+    rounded = model.manifest.get("quantisation") or {"agreement": []}
+    compared = [*model.manifest["parity"], *rounded["agreement"]]
+    failed = [entry for entry in compared if not entry["passed"]]
     if not failed and Path(path).suffix != ".rejected":
         return []
     return [

@@ -157,21 +157,17 @@ def sha256(text: str) -> str:
     return text.lower()
 
 
-def not_yet(flag: str, built: Sequence[str], planned: Sequence[str]) -> Callable[[str], str]:
-    """A type for values of which some are planned and refused until they are built.
+def one_of(flag: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """A type for one of some words.
 
     Raises:
-        UsageError: BNF-U004 for a planned value, BNF-U010 for an unknown one.
+        UsageError: BNF-U010.
     """
 
     def read(text: str) -> str:
-        if text in built:
+        if text in choices:
             return text
-        if text in planned:
-            raise UsageError(
-                "BNF-U004", f"{flag} {text} is not built yet in this version", fix=f"{flag} {built[0]}"
-            )
-        fix = did_you_mean(text, [*built, *planned]) or f"one of {', '.join(built)}"
+        fix = did_you_mean(text, choices) or f"one of {', '.join(choices)}"
         raise _unreadable(f"{flag}: unknown value {text!r}", fix)
 
     return read

@@ -39,7 +39,6 @@ AREAS = {
 CAUSES = {
     "BNF-U001": "the command line cannot be parsed, or something required is missing",
     "BNF-U002": "unknown command",
-    "BNF-U004": "an option or a value that is planned and not built yet",
     "BNF-U005": "`bnfold.toml` cannot be read, or is not TOML",
     "BNF-U006": "`bnfold.toml` has an unknown section or key",
     "BNF-U007": "`bnfold.toml` has a value that does not fit its option",

@@ -26,6 +26,7 @@ PAGES = (
     "docs/recalibrate.md",
     "docs/command_line.md",
     "docs/device.md",
+    "docs/precision.md",
     "sample_models/lung_ct/README.md",
     "sample_models/robot_camera/README.md",
 )

@@ -486,9 +486,10 @@ def test_example_inputs_that_require_gradients_are_taken_without_a_warning(tmp_p
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"precision": "fp16"}, "BNF-U004"),
-        ({"precision": "int8"}, "BNF-U004"),
         ({"precision": "fp8"}, "BNF-U071"),
+        ({"precision": "int8", "monitor": True}, "BNF-U150"),
+        ({"precision": "int8", "min_agreement": 99}, "BNF-U151"),
+        ({"min_agreement": 0.9}, "BNF-U151"),
         ({"to": ("onnx", "coreml")}, "BNF-U070"),
         ({"to": ()}, "BNF-U070"),
         ({"to": ("tflite",), "dynamic_batch": True}, "BNF-U072"),

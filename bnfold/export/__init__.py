@@ -25,6 +25,7 @@ class Exported:
         runs_on: interpreters: ``{"runtime", "version", "basis"}``; basis ``ran`` (the file was run there and
             gave the network's values) or ``operator table`` (all its operators and versions are known there).
         findings: what the caller should report, such as an interpreter that cannot run the file.
+        layers: the file's name of a tensor -> the qualified name of the module that makes it, where known.
         log: what the exporting libraries printed; for ``--verbose``.
     """
 
@@ -34,4 +35,5 @@ class Exported:
     libraries: Mapping[str, str]
     runs_on: list[dict[str, Any]]
     findings: list[Finding] = field(default_factory=list)
+    layers: Mapping[str, str] = field(default_factory=dict)
     log: str = field(default="", compare=False)

@@ -15,7 +15,7 @@ from bnfold.errors import ExportError, InternalError, PlatformError
 from bnfold.export import SIZE_LIMIT, Exported, forms, rewrite, rewrite_onnx, shapes
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
-from bnfold.export.onnx_names import distinct_names, rename_tensors
+from bnfold.export.onnx_names import distinct_names, maker, rename_tensors
 from bnfold.export.onnx_taps import pool_globally
 from bnfold.export.quiet import quiet, same_randomness
 from bnfold.export.source import check_size, library_versions, private_copy, propagate, require_no_batch_norm
@@ -92,6 +92,7 @@ def export(
         model = _translate(module, example, symbols, wanted)
     if taps:
         pool_globally(model, taps)
+    makers = [maker(node) for node in model.graph.node]
     _strip(model)
     file_inputs, file_outputs = _name(model, inputs, outputs)
     data = _serialize(model, wanted)
@@ -110,6 +111,9 @@ def export(
         outputs=file_outputs,
         libraries=library_versions("torch", "onnx", "onnxscript"),
         runs_on=[{"runtime": "onnxruntime", "version": version, "basis": "ran"}],
+        layers={
+            name: layer for node, layer in zip(model.graph.node, makers, strict=False) for name in node.output
+        },
         log=printed.text,
     )
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx
+
+
+def maker(node: onnx.NodeProto) -> str:
+    """The qualified name of the module that an exported node comes from, before metadata are stripped.
+
+    Empty where the exporter tells none: an operator that it made itself, or one of the outermost module.
+    """
+    told = {entry.key: entry.value for entry in node.metadata_props}.get("pkg.torch.onnx.name_scopes", "[]")
+    scopes = ast.literal_eval(told)  # ['', 'stem', 'stem.0', 'conv2d']
+    return str(scopes[-2]) if len(scopes) > 1 else ""
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

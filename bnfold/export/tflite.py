@@ -31,7 +31,7 @@ from bnfold.export.source import (
     require_no_batch_norm,
     without_user_names,
 )
-from bnfold.export.tflite_inspect import Description, describe, operator_table, unknown_operators
+from bnfold.export.tflite_inspect import Description, describe, maker, operator_table, unknown_operators
 from bnfold.garbage import rarely_collected
 from bnfold.signature import TensorSpec
 
@@ -85,7 +85,7 @@ def export(
         raise ExportError(
             "BNF-E002", f"the TFLite file would be {len(data):,} bytes; one file holds at most 2 GB"
         )
-    _require_known_operators(description)
+    require_known_operators(description)
     with quiet():
         crosscheck(body, inputs, outputs, example, _runner(data, file_inputs, file_outputs), "ai-edge-litert")
     table = operator_table()
@@ -99,6 +99,7 @@ def export(
             {"runtime": "ai-edge-litert", "version": version, "basis": "ran"},
             {"runtime": table["runtime"], "version": table["version"], "basis": "operator table"},
         ],
+        layers={name: layer for name in description.tensors if (layer := maker(name))},
         log=printed.text,
     )
 
@@ -170,7 +171,12 @@ def _names(
     return file_inputs, file_outputs
 
 
-def _require_known_operators(description: Description) -> None:
+def require_known_operators(description: Description) -> None:
+    """Refuse what tflite-runtime cannot run.
+
+    Raises:
+        ExportError: BNF-E013.
+    """
     unknown = unknown_operators(description.operators)
     if unknown:
         table = operator_table()

@@ -98,6 +98,21 @@ def describe(data: bytes) -> Description:
     return Description(tuple(ordered), inputs, outputs, tensors, signature)
 
 
+def maker(tensor: str) -> str:
+    """The module that a tensor's name says it comes from; empty where it says none.
+
+    The converter names a tensor after the module's path and its last part (``stem.0_0``, ``conv1_conv1``),
+    and joins the names of operators that it fuses, the last of them first: ``stem.2_2;;stem.0_0;1``. Those
+    of the outermost module are of ``network``, see :func:`bnfold.export.source.without_user_names`.
+    """
+    for part in reversed(tensor.split(";")):
+        for at in range(1, len(part)):
+            path, last = part[:at], part[at + 1 :]
+            if part[at] == "_" and path.rpartition(".")[2] == last and path != "network":
+                return path
+    return ""
+
+
 @functools.cache
 def operator_table() -> dict[str, Any]:
     """``{"runtime", "version", "operators": {code: {"name", "versions": [first, last]}}}``."""

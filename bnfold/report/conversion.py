@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from bnfold.report.agreement import render_agreement
 from bnfold.report.style import Style, number, plural, printable, size
 from bnfold.report.table import paragraph, table
 
@@ -27,6 +28,7 @@ def render_conversion(document: Document, style: Style) -> str:
         render_batch_norms(document["batch_norms"], style),
         render_pruning(document.get("pruned"), style),
         render_parity(document["parity"], style, findings=document["findings"]),
+        render_agreement(document.get("agreement", ()), document.get("losses", ()), style),
         render_accuracy(document.get("accuracy"), style),
         render_findings(document["findings"], style),
         render_artifacts(document["artifacts"], style),
@@ -40,6 +42,7 @@ def render_verification(document: Document, style: Style) -> str:
     """The whole report of ``bnfold verify``."""
     parts = [
         render_parity(document["parity"], style, findings=document["findings"]),
+        render_agreement(document.get("agreement", ()), (), style),
         render_accuracy(document.get("accuracy"), style),
         render_findings(document["findings"], style),
         render_verdict(document["passed"], style),

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from bnfold.normalisation import describe
+from bnfold.report.agreement import render_agreement
 from bnfold.report.conversion import render_batch_norms, render_findings, render_parity
 from bnfold.report.style import Style, number, plural, printable, size
 from bnfold.report.table import paragraph, table
@@ -32,14 +33,35 @@ def render_artifact(document: Document, style: Style) -> str:
     for entry in manifest["runs_on"]:
         runs = f"runs on  {entry['runtime']} {entry['version']} ({entry['basis']})"
         lines.append(paragraph(runs, style, indent="  ", hanging=" " * 11))
+    lines += [
+        paragraph(f"rounding {text}", style, indent="  ", hanging=" " * 11) for text in _rounding(manifest)
+    ]
     if manifest["labels"]:
         lines.append(f"  labels   {len(manifest['labels'])}")
     parts = ["\n".join(lines), _tensors(manifest, style), _frames(manifest, style)]
     parts += [
         render_batch_norms(manifest["batch_norms"], style, gains=True),
         render_parity(manifest["parity"], style),
+        _agreement(manifest, style),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _rounding(manifest: Document) -> list[str]:
+    """How a file of a lower precision stores its numbers; nothing for float32."""
+    entry = manifest.get("quantisation")
+    if not entry:
+        return []
+    text = f"weights {entry['weights']}; activations {entry['activations']}"
+    ranges = entry["calibration"]
+    if ranges:
+        text += f", ranges from {ranges['source']} ({plural(ranges['frames'], 'frame')})"
+    return [text]
+
+
+def _agreement(manifest: Document, style: Style) -> str:
+    entry = manifest.get("quantisation") or {}
+    return render_agreement(entry.get("agreement", ()), entry.get("losses", ()), style)
 
 
 def _tensors(manifest: Document, style: Style) -> str:

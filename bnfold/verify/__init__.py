@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -23,6 +23,7 @@ from bnfold.samples import Frames, frames_of
 from bnfold.signature import TensorSpec
 from bnfold.verify import batch, randomness, yardstick
 from bnfold.verify.accuracy import Accuracy, Metric, load_metric
+from bnfold.verify.agreement import Agreement
 from bnfold.verify.candidates import (
     Candidate,
     TorchCandidate,
@@ -53,11 +54,13 @@ class Comparison:
         parity: one per candidate, interpreter and output.
         findings: errors first.
         accuracy: on labelled frames; None without labels.
+        agreement: one per output and interpreter where a side is a low-precision artifact.
     """
 
     parity: list[Parity]
     findings: list[Finding]
     accuracy: Accuracy | None
+    agreement: list[Agreement] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -72,6 +75,7 @@ class Comparison:
             "parity": [result.to_json() for result in self.parity],
             "findings": [finding.to_json() for finding in self.findings],
             "accuracy": self.accuracy.to_json() if self.accuracy else None,
+            "agreement": [one.to_json() for one in self.agreement],
         }
 
 
@@ -80,7 +84,9 @@ def verify(reference: Any, candidate: Any, samples: Any) -> list[Parity]:
 
     Against a torch reference the bound is measured: the larger of 8 times the noise floor (the reference in
     its own precision against itself in float64, on these frames) and 4 float32 ulp of max|y|. Between two
-    artifacts the noise floor is the one recorded in the reference's manifest.
+    artifacts the noise floor is the one recorded in the reference's manifest. A low-precision artifact is
+    held to the gate that its manifest records: a share of each output's range, and how many answers may
+    change.
 
     Args:
         reference: an nn.Module, a FoldResult (then: the network before folding), the path of an artifact, or
@@ -169,13 +175,16 @@ def compare(
             module = _own(left.module, example[left], captured)
             said.extend(batch.check(module, captured.inputs, captured.outputs, frames, measure.bounds))
         parity: list[Parity] = []
+        agreement: list[Agreement] = []
         for one in candidates_of(right, example.get(right), measure.outputs):
             tell(f"comparing {one.kind} in {one.runtime}")
             result = measure.measure(one)
             parity.extend(result.parity)
+            agreement.extend(result.agreement)
             divergence = _where(captured, one, right, example.get(right), result)
-            said.extend(result.findings(divergence, _cause(left, right)))
-    return Comparison(parity, f.by_severity(said), measure.accuracy)
+            losses = one.losses or [loss for side in left.artifacts[:1] for loss in side.losses]
+            said.extend(result.findings(divergence, _cause(left, right), losses))
+    return Comparison(parity, f.by_severity(said), measure.accuracy, agreement)
 
 
 def _yardstick(
@@ -211,7 +220,7 @@ def _yardstick(
             where="the reference's manifest",
             fix="compare with the checkpoint, or convert again",
         )
-    return yardstick.build(model, model, outputs, frames, noise_floor=floor, metric=metric)
+    return yardstick.build(model, model, outputs, frames, noise_floor=floor, metric=metric, gate=left.gate)
 
 
 def _own(module: nn.Module, example: tuple[Any, ...], captured: Captured) -> TorchCandidate:
@@ -272,7 +281,7 @@ def _where(
     example: tuple[Any, ...] | None,
     result: Measurement,
 ) -> Divergence | None:
-    if captured is None or result.passed or result.worst is None:
+    if captured is None or result.passed or result.worst is None or one.gate is not None:
         return None
     if isinstance(one, TorchCandidate) and one.kind == "torch" and right.module is not None and example:
         return first_divergence(captured, capture(right.module, example).body, result.worst)
@@ -286,6 +295,7 @@ def _silent(stage: str) -> None:
 __all__ = [
     "MIN_FRAMES",
     "Accuracy",
+    "Agreement",
     "Bound",
     "Comparison",
     "Divergence",

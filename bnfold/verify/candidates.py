@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold.capture import Captured
 from bnfold.errors import VerifyError
+from bnfold.quantize.gate import Gate
 from bnfold.runtime import Model
 from bnfold.signature import TensorSpec
 
@@ -37,6 +38,16 @@ class Candidate(Protocol):
     @property
     def role(self) -> str:
         """``clean``, or ``monitor`` for a monitored artifact."""
+        ...
+
+    @property
+    def gate(self) -> Gate | None:
+        """What a low-precision artifact is held to; None for float32."""
+        ...
+
+    @property
+    def losses(self) -> Sequence[Mapping[str, Any]]:
+        """The layers where a low-precision artifact loses most, as its manifest has them."""
         ...
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -70,6 +81,8 @@ class TorchCandidate:
     outputs: tuple[TensorSpec, ...]
     double: bool = False
     role: str = "clean"
+    gate: Gate | None = None
+    losses: Sequence[Mapping[str, Any]] = ()
 
     @property
     def runtime(self) -> str:
@@ -111,6 +124,14 @@ class ArtifactCandidate:
     @property
     def role(self) -> str:
         return str(self.model.manifest["role"])
+
+    @property
+    def gate(self) -> Gate | None:
+        return Gate.recorded(self.model.manifest)
+
+    @property
+    def losses(self) -> Sequence[Mapping[str, Any]]:
+        return list((self.model.manifest.get("quantisation") or {}).get("losses", ()))
 
     @property
     def runtime(self) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnfold.finding import Finding
 from bnfold.samples import Frames
 from bnfold.signature import TensorSpec
 from bnfold.verify.accuracy import Accuracy, Score
+from bnfold.verify.agreement import Agreement
 from bnfold.verify.divergence import Divergence
 from bnfold.verify.parity import MIN_FRAMES, Bound, Parity, finite_or_none, is_exact
 
@@ -24,6 +26,8 @@ def failed(
     """
     if result.passed or not math.isfinite(result.tolerance):
         return []  # that nothing can be compared is said once, of the reference
+    if result.precision != "fp32":
+        return [_too_far(result, different)]
     if different:
         message = f"output {result.output!r} of {result.candidate} in {result.runtime}: {different}"
     else:
@@ -46,6 +50,48 @@ def failed(
             cause
             or "do not ship it: it computes something else than the network; "
             "report it as a bug, with the model",
+        )
+    ]
+
+
+def _too_far(result: Parity, different: str | None) -> Finding:
+    """A low-precision file that is off by more than its precision explains."""
+    return Finding(
+        "BNF-V041",
+        "error",
+        result.output,
+        f"output {result.output!r} of {result.candidate} in {result.runtime}: {different}"
+        if different
+        else f"{result.candidate} {result.precision} in {result.runtime} is off by "
+        f"{result.max_abs_error:.3g} in output {result.output!r}; {result.precision} may cost "
+        f"{result.tolerance:.3g}, a share of the output's range ({result.frames} frames)",
+        result.to_json(),
+        "do not ship it: choose a higher precision, or find out which layers lose most (bnfold inspect)",
+    )
+
+
+def disagrees(one: Agreement, losses: Sequence[Mapping[str, Any]], cause: str = "") -> list[Finding]:
+    """A low-precision file that answers otherwise too often; ``losses``: the layers that lose most."""
+    if one.passed:
+        return []
+    what = "frames keep their best class" if one.kind == "top-1" else "values agree"
+    message = (
+        f"{one.candidate} {one.precision} in {one.runtime}: {one.share:.2%} of {one.counted} {what} in "
+        f"output {one.output!r}, below {one.min_agreement:.2%} (signal to noise {one.snr_db:.1f} dB)"
+    )
+    if losses:
+        named = ", ".join(f"{loss['layer']} ({loss['snr_db']:.1f} dB)" for loss in losses[:3])
+        message += f"; most is lost in {named}"
+    return [
+        Finding(
+            "BNF-V040",
+            "error",
+            losses[0]["layer"] if losses else one.output,
+            message,
+            {**one.to_json(), "losses": [dict(loss) for loss in losses]},
+            cause
+            or "calibrate on frames like those of the device (--samples), choose a higher precision, or say "
+            "what is enough with --min-agreement",
         )
     ]
 

@@ -8,13 +8,14 @@ for another order of summation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold import numerics
+from bnfold.quantize.gate import Gate
 
 Array = NDArray[Any]
 
@@ -47,6 +48,7 @@ class Parity:
         tolerance: what ``max_abs_error`` may be.
         passed: whether it is.
         role: of an artifact: ``clean`` or ``monitor``.
+        precision: of an artifact: below ``fp32`` the tolerance is a share of the output's range.
     """
 
     candidate: str
@@ -59,6 +61,7 @@ class Parity:
     tolerance: float
     passed: bool
     role: str = "clean"
+    precision: str = "fp32"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; a number that is not finite is null, which JSON can say."""
@@ -84,15 +87,26 @@ class Bound:
         noise_floor: see :class:`Parity`.
         tolerance: see :func:`tolerance`; not finite where nothing can be compared.
         largest: max|y| of the reference.
+        spread: its largest less its smallest value.
+        exact: whether the numbers are shares of elements.
     """
 
     noise_floor: float
     tolerance: float
     largest: float
+    spread: float = 0.0
+    exact: bool = False
 
     def holds(self, error: float) -> bool:
         """Whether this error passes; never where the error or the bound is not finite."""
         return math.isfinite(error) and math.isfinite(self.tolerance) and error <= self.tolerance
+
+    def under(self, gate: Gate | None) -> Bound:
+        """The bound of a low-precision file: a share of the output's range, or of its integers."""
+        if gate is None:
+            return self
+        wider = 1 - gate.min_agreement if self.exact else gate.tolerance * self.spread
+        return replace(self, tolerance=wider) if wider > self.tolerance else self
 
 
 def tolerance(noise_floor: float, largest: float) -> float:
@@ -102,11 +116,11 @@ def tolerance(noise_floor: float, largest: float) -> float:
     return max(NOISE_FACTOR * noise_floor, numerics.float32_ulps(largest, ULPS))
 
 
-def bound(noise_floor: float, largest: float, *, exact: bool) -> Bound:
+def bound(noise_floor: float, largest: float, *, exact: bool, spread: float = 0.0) -> Bound:
     """The bound of an output; ``exact`` for integers and booleans, whose numbers are shares of elements."""
     if exact:
-        return Bound(noise_floor, min(NOISE_FACTOR * noise_floor, 1.0), largest)
-    return Bound(noise_floor, tolerance(noise_floor, largest), largest)
+        return Bound(noise_floor, min(NOISE_FACTOR * noise_floor, 1.0), largest, exact=True)
+    return Bound(noise_floor, tolerance(noise_floor, largest), largest, spread)
 
 
 def is_exact(dtype: str) -> bool:

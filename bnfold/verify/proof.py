@@ -13,6 +13,7 @@ from bnfold.fold import FoldResult
 from bnfold.samples import Frames, Inputs, frames_of, random_frames
 from bnfold.verify import batch, yardstick
 from bnfold.verify.accuracy import Metric
+from bnfold.verify.agreement import Agreement
 from bnfold.verify.candidates import Candidate, TorchCandidate, module_call, original, twin
 from bnfold.verify.parity import MIN_FRAMES, Parity
 from bnfold.verify.trace import divergence_of
@@ -30,6 +31,7 @@ class Proof:
         self.frames = frames
         self.yardstick = yardstick_
         self.parity: list[Parity] = []
+        self.agreement: list[Agreement] = []
         self.findings: list[Finding] = []
         self._several: Yardstick | None = None
 
@@ -42,11 +44,17 @@ class Proof:
         samples: Any,
         normalisation: Mapping[str, Mapping[str, Any] | None],
         metric: Metric | None,
+        random: Frames | None = None,
     ) -> Proof:
-        """Runs the reference on every frame; its own checks are in ``.yardstick.findings``."""
+        """Runs the reference on every frame; its own checks are in ``.yardstick.findings``.
+
+        ``random``: where there are no samples, these in place of noise.
+        """
         captured = folded.captured
         inputs, outputs = captured.inputs, captured.outputs
-        if samples is None:
+        if samples is None and random is not None:
+            frames = random
+        elif samples is None:
             example = {
                 spec.name: tensor.detach().cpu().numpy()
                 for spec, tensor in zip(inputs, captured.example, strict=True)
@@ -65,15 +73,17 @@ class Proof:
         """Compare one candidate; whether it passed."""
         results = [self.yardstick.measure(candidate)]
         self.parity.extend(results[0].parity)
+        self.agreement.extend(results[0].agreement)
         if self.captured.dynamic_batch:
             several = self._in_batches(candidate)
             self.parity.extend(result for result in several.parity if not result.passed)
+            self.agreement.extend(one for one in several.agreement if not one.passed)
             results.append(several)
         for result in results:
             divergence = None
-            if not result.passed and result.worst is not None:
+            if not result.passed and result.worst is not None and candidate.gate is None:
                 divergence = divergence_of(self.captured, candidate, result.worst)
-            self.findings.extend(result.findings(divergence))
+            self.findings.extend(result.findings(divergence, losses=candidate.losses))
         return all(result.passed for result in results)
 
     def _in_batches(self, candidate: Candidate) -> Measurement:
@@ -87,6 +97,10 @@ class Proof:
         """The parity of the fold and of one file, for the file's manifest."""
         of_file = [r for r in self.parity if r.candidate == "fold" or (r.candidate, r.role) == (target, role)]
         return [result.to_json() for result in of_file]
+
+    def agreement_rows(self, target: str, role: str = "clean") -> list[dict[str, Any]]:
+        """The agreement of one file, for its manifest."""
+        return [one.to_json() for one in self.agreement if (one.candidate, one.role) == (target, role)]
 
 
 def _together(frames: Frames) -> Frames:

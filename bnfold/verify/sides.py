@@ -18,6 +18,7 @@ from bnfold.capture import Captured, capture
 from bnfold.errors import BnfoldError, VerifyError
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule, FoldResult
+from bnfold.quantize.gate import Gate
 from bnfold.runtime import Model, interpreters
 from bnfold.signature import TensorSpec
 from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate, module_call, to_tensor
@@ -61,6 +62,11 @@ class Side:
         """The inputs whose pixels an artifact prepares itself: with which numbers."""
         known = self.normalisation().items()
         return {name: {**how, **how["baked"]} for name, how in known if how is not None and "baked" in how}
+
+    @property
+    def gate(self) -> Gate | None:
+        """What a low-precision artifact is held to; None for anything else."""
+        return self.artifacts[0].gate if self.artifacts else None
 
     def noise_floor(self) -> dict[str, float]:
         """What the manifest recorded, by output name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.finding import Finding
+from bnfold.quantize.gate import Gate
 from bnfold.samples import Frames, Inputs
 from bnfold.signature import TensorSpec
 from bnfold.verify import findings, parity, randomness
 from bnfold.verify.accuracy import Accuracy, Judge, Metric, judge
+from bnfold.verify.agreement import Agreement, Tally, is_scores
 from bnfold.verify.candidates import Candidate
 from bnfold.verify.divergence import Divergence
 from bnfold.verify.parity import Bound, Parity
@@ -35,6 +37,7 @@ class Yardstick:
         findings: what the reference itself says: not finite, overflowing, too noisy to prove much.
         accuracy: grows with every candidate measured; None without labels.
         usable: whether anything can be compared.
+        gate: of a reference that is a low-precision artifact itself.
     """
 
     frames: Frames
@@ -46,6 +49,7 @@ class Yardstick:
     stride: int
     _expected: list[dict[str, Array]] = field(repr=False)
     _kept: list[dict[str, Array]] = field(repr=False)
+    gate: Gate | None = None
 
     @property
     def usable(self) -> bool:
@@ -70,6 +74,9 @@ class Yardstick:
         worst: tuple[float, Inputs | None] = (-1.0, None)
         kept: list[dict[str, Array]] = []
         different: dict[str, str] = {}
+        gate = candidate.gate or self.gate
+        bounds = {name: bound.under(gate) for name, bound in self.bounds.items()}
+        tallies = self._tallies(gate)
         for inputs, expected, judged in self.calls():
             actual = candidate.run(inputs)
             if expected is not None:
@@ -82,28 +89,44 @@ class Yardstick:
                         continue
                     here = _error(actual[spec.name], expected[spec.name], spec, different)
                     errors[spec.name] = max(errors[spec.name], here)
-                    weight = self._share(spec.name, here)
+                    if spec.name in tallies:
+                        tallies[spec.name].add(actual[spec.name], expected[spec.name])
+                    weight = _share(bounds[spec.name], here)
                     if weight > worst[0]:
                         worst = (weight, inputs)
             if judged and self.judge is not None and not different:
                 kept.append(self.judge.keep(actual))
-        results = [self._parity(candidate, spec.name, errors[spec.name]) for spec in self.outputs]
+        results = [
+            self._parity(candidate, spec.name, errors[spec.name], bounds[spec.name]) for spec in self.outputs
+        ]
+        agreement = [
+            tally.result(candidate.kind, candidate.runtime, candidate.role) for tally in tallies.values()
+        ]
         said: list[Finding] = []
         if self.judge is not None and self.accuracy is not None and kept and not different:
             score = self.judge.score(kept, candidate.kind, candidate.runtime, self._kept)
             self.accuracy.after.append(score)
-            said.extend(findings.changed(score))
-        return Measurement(results, different, said, worst[1])
+            if gate is None:  # else the agreement says so, and they need be no ties
+                said.extend(findings.changed(score))
+        return Measurement(results, different, said, worst[1], agreement)
 
-    def _share(self, name: str, error: float) -> float:
-        """The error in units of its tolerance."""
-        bound = self.bounds[name]
-        if not math.isfinite(error):
-            return math.inf
-        return error / bound.tolerance if bound.tolerance > 0 else (math.inf if error else 0.0)
+    def _tallies(self, gate: Gate | None) -> dict[str, Tally]:
+        """What counts the agreement of each output; nothing for float32."""
+        if gate is None:
+            return {}
+        judged = self.judge.output if self.judge is not None else None
+        return {
+            spec.name: Tally(
+                spec,
+                gate,
+                self.bounds[spec.name].spread,
+                scores=is_scores(spec, self.frames.size, judged),
+                ties=self.frames.source == "random",
+            )
+            for spec in self.outputs
+        }
 
-    def _parity(self, candidate: Candidate, name: str, error: float) -> Parity:
-        bound = self.bounds[name]
+    def _parity(self, candidate: Candidate, name: str, error: float, bound: Bound) -> Parity:
         return Parity(
             candidate=candidate.kind,
             runtime=candidate.runtime,
@@ -115,6 +138,7 @@ class Yardstick:
             tolerance=bound.tolerance,
             passed=bound.holds(error),
             role=candidate.role,
+            precision=candidate.gate.precision if candidate.gate else "fp32",
         )
 
 
@@ -127,28 +151,34 @@ class Measurement:
         different: by output, what differs in kind: a missing output, a shape, a dtype.
         remarks: what else was seen.
         worst: the inputs where it was furthest off, in units of the tolerance.
+        agreement: one per output of a low-precision candidate.
     """
 
     parity: list[Parity]
     different: dict[str, str]
     remarks: list[Finding]
     worst: Inputs | None
+    agreement: list[Agreement] = field(default_factory=list)
 
-    def findings(self, divergence: Divergence | None = None, cause: str = "") -> list[Finding]:
+    def findings(
+        self, divergence: Divergence | None = None, cause: str = "", losses: Sequence[Mapping[str, Any]] = ()
+    ) -> list[Finding]:
         """An error for each output that failed, naming the first layer that diverges where it is known.
 
-        ``cause`` is what to do where a difference is no wonder.
+        ``cause`` is what to do where a difference is no wonder; ``losses`` are the layers where a
+        low-precision candidate loses most.
         """
         failures = [
             found
             for result in self.parity
             for found in findings.failed(result, self.different.get(result.output), divergence, cause)
         ]
+        failures += [found for one in self.agreement for found in findings.disagrees(one, losses, cause)]
         return failures + self.remarks
 
     @property
     def passed(self) -> bool:
-        return all(result.passed for result in self.parity)
+        return all(result.passed for result in self.parity) and all(one.passed for one in self.agreement)
 
 
 def build(
@@ -161,6 +191,7 @@ def build(
     metric: Metric | None = None,
     module: Candidate | None = None,
     random: Collection[str] = (),
+    gate: Gate | None = None,
 ) -> Yardstick:
     """Run the reference and the original on every frame.
 
@@ -175,6 +206,7 @@ def build(
         module: the user's module itself, as a third opinion: a graph that was captured wrongly would agree
             with its own float64 twin.
         random: outputs that are known to be random: nothing can be said of them.
+        gate: of a reference that is a low-precision artifact.
 
     Raises:
         VerifyError: labels that do not fit (BNF-V026), a metric that fails (BNF-V027).
@@ -185,6 +217,7 @@ def build(
     noise = _Worst(outputs)
     apart = _Worst(outputs)
     largest = {spec.name: 0.0 for spec in outputs}
+    limits = {spec.name: (math.inf, -math.inf) for spec in outputs}
     expected: list[dict[str, Array]] = []
     kept: list[dict[str, Array]] = []
     unsteady: dict[str, float] = {}
@@ -204,11 +237,17 @@ def build(
                 apart.add(module.run(inputs), rounded)
             for spec in outputs:
                 largest[spec.name] = max(largest[spec.name], _largest(exact[spec.name]))
+                limits[spec.name] = _widened(limits[spec.name], exact[spec.name])
         if judged and chosen is not None:
             kept.append(chosen.keep(rounded))
     floors = noise.errors if noise_floor is None else noise_floor
     bounds = {
-        spec.name: parity.bound(floors[spec.name], largest[spec.name], exact=parity.is_exact(spec.dtype))
+        spec.name: parity.bound(
+            floors[spec.name],
+            largest[spec.name],
+            exact=parity.is_exact(spec.dtype),
+            spread=_spread(limits[spec.name], largest[spec.name] if frames.source == "random" else 0.0),
+        )
         for spec in outputs
     }
     said.extend(randomness.seen({name: by for name, by in unsteady.items() if name not in random}))
@@ -222,7 +261,7 @@ def build(
         before = chosen.score(kept, "original", original.runtime, kept)
         accuracy = Accuracy(chosen.name, chosen.output, len(chosen.labels), before)
         said.extend(findings.chance(accuracy, outputs))
-    return Yardstick(frames, outputs, bounds, said, chosen, accuracy, stride, expected, kept)
+    return Yardstick(frames, outputs, bounds, said, chosen, accuracy, stride, expected, kept, gate)
 
 
 class _Worst:
@@ -274,6 +313,26 @@ def _largest(values: Array) -> float:
         return 0.0
     largest = float(np.max(np.abs(values), initial=0.0))
     return largest if math.isfinite(largest) else math.inf
+
+
+def _share(bound: Bound, error: float) -> float:
+    """The error in units of its tolerance."""
+    if not math.isfinite(error):
+        return math.inf
+    return error / bound.tolerance if bound.tolerance > 0 else (math.inf if error else 0.0)
+
+
+def _widened(limits: tuple[float, float], values: Array) -> tuple[float, float]:
+    """Smallest and largest value so far; integers and complex numbers have no range."""
+    if values.dtype.kind != "f" or not values.size:
+        return limits
+    return min(limits[0], float(values.min())), max(limits[1], float(values.max()))
+
+
+def _spread(limits: tuple[float, float], least: float) -> float:
+    """The range; noise hardly moves some outputs, so on it the largest value counts as well."""
+    spread = max(limits[1] - limits[0], least)
+    return spread if math.isfinite(spread) else 0.0
 
 
 def _error(actual: Array, expected: Array, spec: TensorSpec, different: dict[str, str]) -> float:

@@ -140,6 +140,39 @@ def test_the_artifacts_answer_as_torch_does(cli: Cli, converted: Result, folder:
     assert result.document["self_test"][0]["passed"] is True
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_lower_precision_from_the_shell_to_an_answer(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.chdir(folder)
+    options = ("--to", "onnx,tflite", "--samples", "frames.npy", "-o", tmp_path, "--min-agreement", "0.8")
+    result = cli("convert", "best.pt", *AS, *options, "--precision", precision, "--format", "json")
+    assert result.status == 0, result.err
+    document = result.document
+    assert [artifact["precision"] for artifact in document["artifacts"]] == [precision, precision]
+    rows = {row["candidate"]: row for row in document["agreement"]}
+    assert sorted(rows) == ["onnx", "tflite"]
+    assert all(row["passed"] and row["min_agreement"] == 0.8 for row in rows.values())
+    assert {loss["target"] for loss in document["losses"]} == {"onnx", "tflite"}
+    want = expected("best.pt", folder)
+    for target in ("onnx", "tflite"):
+        answer = cli("run", tmp_path / f"best.{target}", "frame.pgm", "--self-test", "--format", "json")
+        assert answer.status == 0, answer.err
+        assert answer.document["precision"] == precision
+        values = np.array(answer.document["frames"][0]["outputs"][0]["values"][0])
+        near = 0.01 if precision == "fp16" else 0.2
+        assert 0 < np.abs(values - want).max() < near * np.ptp(want)
+    shown = cli("inspect", tmp_path / "best.onnx").out
+    assert f"onnx {precision}" in shown
+    assert "Agreement with float32, at least 80.00%" in shown
+    verified = cli(
+        "verify", "best.pt", tmp_path / "best.tflite", "--model", "net.py:Net", "--samples", "frames.npy",
+        "--format", "json",
+    )  # fmt: skip
+    assert verified.status == 0, verified.err
+    assert verified.document["agreement"][0]["precision"] == precision
+
+
 def test_the_text_report(cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     result = cli("convert", "best.pt", *AS, "-o", tmp_path / "o")
@@ -170,7 +203,9 @@ def test_statistics_that_cannot_be_frozen_end_with_1_and_no_file(
     ("arguments", "code"),
     [
         (["nowhere.pt", *AS], "BNF-L001"),
-        (["best.pt", *AS, "--precision", "int8"], "BNF-U004"),
+        (["best.pt", *AS, "--precision", "fp8"], "BNF-U010"),
+        (["best.pt", *AS, "--precision", "fp16", "--min-agreement", "2"], "BNF-U010"),
+        (["best.pt", *AS, "--min-agreement", "0.9"], "BNF-U151"),
         (["best.pt", *AS, "--to", "coreml"], "BNF-U010"),
         (["best.pt", *AS, "--skip", "conv-backwards"], "BNF-U025"),
         (["best.pt", *AS, "--name", "a/b"], "BNF-U016"),

@@ -77,17 +77,6 @@ def test_whole_numbers_out_of_range(text: str) -> None:
     assert caught.value.code == "BNF-U010"
 
 
-def test_what_is_not_built_yet_is_refused_by_name() -> None:
-    precision = values.not_yet("--precision", ("fp32",), ("fp16", "int8"))
-    assert precision("fp32") == "fp32"
-    with pytest.raises(UsageError) as caught:
-        precision("int8")
-    assert caught.value.code == "BNF-U004"
-    with pytest.raises(UsageError) as caught:
-        precision("fp8")
-    assert caught.value.code == "BNF-U010"
-
-
 @pytest.mark.parametrize(
     ("arguments", "where"),
     [

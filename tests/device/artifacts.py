@@ -5,7 +5,8 @@
 The folder then holds
 
 - ``mnist_mlp``, ``mnist_mobilenet`` and ``sensor`` as ``.onnx`` and ``.tflite``, and
-  ``mnist_mobilenet.monitor``;
+  ``mnist_mobilenet.monitor``; ``mnist_mobilenet_fp16`` and ``mnist_mobilenet_int8``, the same in lower
+  precisions, calibrated on the frames;
 - ``digits.npz`` (``frames`` uint8 (N, 28, 28), ``labels``) and its first frame as ``digit.pgm`` and
   ``digit.npy``; ``sensor_frames.npz`` (one float32 array per input, the first axis counts the frames);
 - ``expected.json``: artifact -> ``{"frames": file, "top1": [class per frame] or null,
@@ -69,6 +70,13 @@ def _digits(folder: Path) -> dict[str, Any]:
             monitor=name == "mnist_mobilenet",
         )  # fmt: skip
         assert result.passed, result.findings
+        for precision in ("fp16", "int8") if name == "mnist_mobilenet" else ():
+            result = bnfold.convert(
+                network, (torch.zeros(1, 1, 28, 28),), to=("onnx", "tflite"), output=folder,
+                name=f"{name}_{precision}", samples=folder / "digits.npz", normalisation=normalisation,
+                labels=names, precision=precision, min_agreement=0.98,
+            )  # fmt: skip
+            assert result.passed, result.findings
         with torch.no_grad():
             answer = network.double()(torch.from_numpy(frames).double().unsqueeze(1) / 255).numpy()
         told = _told(folder, name, {"output": answer})

@@ -1,0 +1,49 @@
+"""Frames for calibration: the user's own, prepared as for the parity check, under the file's own names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bnfold.quantize.inside import Feeds
+from bnfold.samples import Frames
+
+MOST = 500
+"""Frames whose ranges are taken, evenly spaced: of more, the others tell whether the ranges hold."""
+
+LOOKED_INTO = 16
+"""Frames that the losses of the layers are taken from."""
+
+
+class Calls:
+    """Some of the frames as what a model file takes; iterable again and again.
+
+    Args:
+        frames: the frames.
+        names: bnfold's name of each input -> the file's own.
+        most: how many calls, evenly spaced.
+    """
+
+    def __init__(self, frames: Frames, names: Mapping[str, str], most: int) -> None:
+        self._frames, self._names = frames, names
+        calls = frames.calls if frames.source == "random" else -(-frames.given // frames.size)
+        self._stride = -(-calls // max(1, most // frames.size))
+        self._end = calls
+
+    def __len__(self) -> int:
+        return -(-self._end // self._stride)
+
+    @property
+    def frames(self) -> int:
+        """How many frames that are."""
+        return len(self) * self._frames.size
+
+    def __iter__(self) -> Iterator[Feeds]:
+        for number, inputs in enumerate(self._frames):
+            if number < self._end and number % self._stride == 0:
+                yield {self._names[name]: array for name, array in inputs.items()}
+
+
+def described(source: str, calls: Calls) -> dict[str, Any]:
+    """What the manifest says of a calibration."""
+    return {"source": source, "frames": calls.frames}

@@ -1,0 +1,31 @@
+"""A float32 file to one of a lower precision, whichever the format and the precision."""
+
+from __future__ import annotations
+
+from bnfold.errors import InternalError
+from bnfold.quantize import Lowered
+from bnfold.quantize.ranges import Ranges
+
+
+def lower(target: str, precision: str, data: bytes, ranges: Ranges | None) -> Lowered:
+    """A file of a lower precision.
+
+    Args:
+        target: ``onnx`` or ``tflite``.
+        precision: ``fp16`` or ``int8``.
+        data: the float32 file, without its manifest.
+        ranges: of its tensors; needed for ``int8``.
+
+    Raises:
+        ExportError: BNF-E050, BNF-E052, BNF-E053, BNF-E013 as the modules of the formats.
+        PlatformError: BNF-P070 the quantizer is not installed.
+    """
+    if precision == "fp16":
+        from bnfold.quantize import half_onnx, half_tflite
+
+        return half_onnx.lower(data) if target == "onnx" else half_tflite.lower(data)
+    if precision != "int8" or ranges is None:
+        raise InternalError("BNF-X070", f"{precision} was asked for, with ranges {ranges is not None}")
+    from bnfold.quantize import int8_onnx, int8_tflite
+
+    return int8_onnx.lower(data, ranges) if target == "onnx" else int8_tflite.lower(data, ranges)

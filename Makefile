@@ -2,6 +2,7 @@
 # (about 2.5 GB) by whichever target runs first, and again only when the pins below change.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS   ?= 2
 BIN    := .venv/bin
 PINS   := constraints.txt pyproject.toml
 
@@ -42,7 +43,7 @@ test: test-host test-tflite test-onnx ## everything: on this machine, then as on
 
 test-host: .venv/.ready ## 1: the tests on this machine
 	@echo "==> 1 of 3: the tests on this machine"
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 # $(call device_tests,NAME,SUFFIX): the torch-free tests and every artifact's self-test, from the installed
 # wheel. They run in a folder of their own, with a configuration of their own, so that the checkout is not

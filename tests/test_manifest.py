@@ -226,7 +226,11 @@ def test_malformed(change: Callable[[dict[str, Any]], None], says: str) -> None:
     assert caught.value.code == "BNF-X090"
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, b"x", object()], ids=["nan", "inf", "set", "bytes", "object"])
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), {1, 2}, b"x", object()],
+    ids=["nan", "inf", "set", "bytes", "object"],
+)
 def test_what_json_has_no_word_for_is_not_written(value: object) -> None:
     with pytest.raises(InternalError) as caught:
         manifest.embed_onnx(ONNX, {**example(), "later": value})

@@ -16,10 +16,10 @@ DEVICE := .device
 SOURCE := $(shell find bnfold cli -name '*.py' -o -name '*.json' -o -name '*.html' -o -name '*.css' -o -name py.typed) README.md LICENSE $(PINS)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-host test-tflite test-onnx test-slow test-pages test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis bench-drift bench-monitor docs clean distclean
+.PHONY: help demo test test-host test-tflite test-onnx test-arm64 test-slow test-pages test-random lint bench bench-fold bench-recalibrate bench-forms bench-diagnosis bench-drift bench-monitor bench-edge docs clean distclean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 # --- what it is for --------------------------------------------------------------------------------------
 
@@ -67,6 +67,10 @@ test-onnx: .venv-onnx/.wheel $(DEVICE)/artifacts/.ready ## 3: the installed whee
 	@echo "==> 3 of 3: the wheel with onnxruntime, without torch"
 	$(call device_tests,onnx,onnx)
 
+# Needs a Debian that has python3.11; nothing is installed. See tests/arm64/environment.py.
+test-arm64: .venv-arm64/.wheel .venv-tflite/.ready $(DEVICE)/artifacts/.ready ## the installed wheel on emulated arm64, in three interpreters, against this machine (minutes)
+	$(BIN)/python tests/arm64/compare.py $(DEVICE)/artifacts .venv-arm64 .venv-tflite/bin/python
+
 test-slow: .venv/.ready ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
@@ -112,6 +116,11 @@ bench-drift: .venv/.bench .venv-peers/.ready ## drift: false alarms, power, dela
 
 bench-monitor: .venv/.bench ## what the monitored file costs, ResNet-18 and MobileNetV2 at 224 x 224 (minutes)
 	$(BIN)/python benchmarks/monitor_cost.py
+
+bench-edge: .venv/.bench .venv-tflite/.wheel ## what the runtime costs over the bare interpreter: frame, start, memory (minutes)
+	$(BIN)/python benchmarks/edge.py write out/edge
+	$(BIN)/python benchmarks/edge.py time out/edge
+	.venv-tflite/bin/python benchmarks/edge.py time out/edge
 
 docs: .venv/.ready ## write what the documentation takes from the source: codes, rules, examples
 	$(BIN)/python docs/make_errors.py
@@ -161,6 +170,18 @@ endef
 .venv-onnx/.ready: $(PINS)
 	$(call device_environment,onnx,$$(grep '^onnxruntime==' constraints.txt))
 
+.venv-arm64/.ready: $(PINS) tests/arm64/environment.py .venv/.ready
+	@echo "==> setting up .venv-arm64: Debian's arm64 Python, an emulator and three interpreters, about 500 MB"
+	rm -rf .venv-arm64
+	$(BIN)/python tests/arm64/environment.py .venv-arm64
+	@touch $@
+
+.venv-arm64/.wheel: .venv-arm64/.ready $(DEVICE)/wheel/.ready
+	rm -rf .venv-arm64/wheel
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-index --no-warn-conflicts \
+	    --target .venv-arm64/wheel $(DEVICE)/wheel/*.whl
+	@touch $@
+
 # The extra must be content with what is there: nothing else is fetched.
 .venv-%/.wheel: .venv-%/.ready $(DEVICE)/wheel/.ready
 	@echo "==> installing the wheel into .venv-$*"
@@ -185,4 +206,4 @@ clean: ## what was made, except the environments
 	rm -rf out build dist $(DEVICE) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 
 distclean: clean ## the environments too
-	rm -rf .venv .venv-tflite .venv-onnx .venv-pages .venv-peers
+	rm -rf .venv .venv-tflite .venv-onnx .venv-pages .venv-peers .venv-arm64

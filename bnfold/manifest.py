@@ -17,12 +17,12 @@ import binascii
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from bnfold import manifest_schema
-from bnfold.container import MEMBER, NAMES, Target, detect, join_onnx, join_tflite, split
+from bnfold.container import MEMBER, NAMES, Target, detect, join_onnx, join_tflite, parts, split
 from bnfold.errors import ArtifactError, InternalError, PlatformError
 from bnfold.files import refuse_special
 from bnfold.finding import Finding
@@ -98,7 +98,7 @@ def examine(data: bytes, *, where: str = "artifact") -> tuple[Manifest, list[Fin
     Raises:
         ArtifactError: BNF-M002 to BNF-M006 as :func:`parse`.
     """
-    target, payload, text = split(data, where)
+    target, payload, text = parts(data, where)
     if text is None:
         raise ArtifactError(
             "BNF-M004",
@@ -197,7 +197,7 @@ def _seal(manifest: Mapping[str, Any], target: Target, payload: bytes) -> str:
     document = {key: value for key, value in manifest.items() if key != "integrity"}
     try:
         text = _dumps(document)
-        document["integrity"] = _integrity(text, payload)
+        document["integrity"] = _integrity(text, [payload])
         sealed = _dumps(document)
         manifest_schema.check(json.loads(sealed), target, "manifest")
     except (ValueError, TypeError, ArtifactError) as error:
@@ -210,12 +210,14 @@ def _dumps(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _integrity(text: str, payload: bytes) -> dict[str, Any]:
-    checksum = zlib.crc32(text.encode(), zlib.crc32(payload))
-    return {"model_bytes": len(payload), "crc32": f"{checksum:08x}"}
+def _integrity(text: str, payload: Sequence[bytes | memoryview]) -> dict[str, Any]:
+    checksum = 0
+    for piece in (*payload, text.encode()):
+        checksum = zlib.crc32(piece, checksum)
+    return {"model_bytes": sum(map(len, payload)), "crc32": f"{checksum:08x}"}
 
 
-def _changes(manifest: Manifest, payload: bytes, where: str) -> list[Finding]:
+def _changes(manifest: Manifest, payload: Sequence[memoryview], where: str) -> list[Finding]:
     """An error where model and manifest are not those that were sealed together."""
     rest = {key: value for key, value in manifest.items() if key != "integrity"}
     try:

@@ -23,6 +23,7 @@ each precision is.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -182,9 +183,11 @@ def interval(found: np.ndarray) -> tuple[float, float, float]:
 def process(code: tuple[str, str], path: Path, **names: str) -> tuple[float, float]:
     """Milliseconds until a fresh process has opened the file, and the most memory that it held."""
     start, frames = (part.format(**names) for part in code)
+    # byte code is kept, as after an install
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [sys.executable, "-c", _PROCESS.format(start=start, frames=frames), str(path), path.suffix],
-        capture_output=True, text=True, check=True,
+        env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     took, held = done.stdout.split()
     return float(took), float(held)

@@ -231,3 +231,14 @@ def test_larger_than_both_formats_can_address(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(ExportError) as caught:
             join()
         assert caught.value.code == "BNF-E090"
+
+
+def test_the_parts_are_views_of_the_file() -> None:
+    for joined, own in (
+        (container.join_onnx(ONNX, TEXT), ONNX),
+        (container.join_tflite(TFLITE, {container.MEMBER: TEXT}), TFLITE),
+    ):
+        _, payload, text = container.parts(joined, "")
+        assert text == TEXT.encode()
+        assert b"".join(payload) == own
+        assert all(piece.obj is joined for piece in payload)

@@ -118,7 +118,7 @@ bench-monitor: .venv/.bench ## what the monitored file costs, ResNet-18 and Mobi
 	$(BIN)/python benchmarks/monitor_cost.py
 
 bench-edge: .venv/.bench .venv-tflite/.wheel ## what the runtime costs over the bare interpreter: frame, start, memory (minutes)
-	$(BIN)/python benchmarks/edge.py write out/edge
+	$(BIN)/python benchmarks/edge.py write out/edge --precision fp32,int8
 	$(BIN)/python benchmarks/edge.py time out/edge
 	.venv-tflite/bin/python benchmarks/edge.py time out/edge
 

@@ -234,6 +234,7 @@ def _judged(result: Benchmark) -> list[Finding]:
                         "stop what else runs, fix the clock rate, and measure again",
                     )
                 )
+        found += _slow_kernels(side, platform.machine())
     stream = result.side.streams[result.gated]
     limit = result.p90_max_ms
     if limit is None:
@@ -258,3 +259,21 @@ def _judged(result: Benchmark) -> list[Finding]:
             ),
         )
     return found
+
+
+def _slow_kernels(side: Side, processor: str) -> list[Finding]:
+    """int8 where no delegate takes it: XNNPACK as tflite-runtime is built takes float operators alone."""
+    slow = side.runtime.startswith("tflite-runtime ") and processor in ("x86_64", "AMD64")
+    if side.precision != "int8" or not slow:
+        return []
+    return [
+        Finding(
+            "BNF-P043",
+            "warning",
+            side.artifact,
+            f"{side.runtime} has no fast int8 on {processor}: its XNNPACK takes float operators alone, and "
+            "int8 runs in kernels written for Arm",
+            {"runtime": side.runtime, "precision": side.precision, "processor": processor},
+            "on this processor take fp32 or fp16, or ai-edge-litert; on Arm measure there",
+        )
+    ]

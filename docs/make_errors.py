@@ -37,7 +37,7 @@ AREAS = {
 
 # Where one cause has many wordings, or the wording alone does not tell: the cause.
 CAUSES = {
-    "BNF-V040": "an output of a low-precision file agrees with float32 on fewer frames than the gate asks for",
+    "BNF-V040": "an output of a low-precision file agrees with float32 on fewer frames than it must",
     "BNF-U001": "the command line cannot be parsed, or something required is missing",
     "BNF-U002": "unknown command",
     "BNF-U005": "`bnfold.toml` cannot be read, or is not TOML",

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from bnfold import atomic, delivery, draft
 from bnfold import finding as f
 from bnfold.bake import bake
+from bnfold.channels_last import movable
 from bnfold.conversion import Artifact, ConversionResult
 from bnfold.draft import Draft
 from bnfold.errors import UsageError
@@ -67,6 +68,7 @@ def convert(
     batch_statistics: str | None = None,
     bake_normalisation: bool = False,
     min_agreement: float | None = None,
+    layout: str = "nchw",
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Fold a network, write it as ONNX and TFLite, and prove that the files compute what it computes.
@@ -102,6 +104,8 @@ def convert(
             takes pixels from 0 to 255 as floats, and so do samples that are floats.
         min_agreement: of a lower precision: the share of frames that must keep their best class, or of
             values that must agree, for the file to pass; 0.99, or 0.98 for ``int8`` without samples.
+        layout: ``nhwc``: the TFLite file takes float inputs of four or five axes channels last, as its
+            convolutions do. Everything given here, samples too, stays as the network takes it.
         progress: called with the name of each stage as it begins.
 
     Returns:
@@ -131,6 +135,7 @@ def convert(
         opset=opset,
         source=source,
         min_agreement=min_agreement,
+        layout=layout,
     )
     judged_by = load_metric(metric) if isinstance(metric, str) else metric
     tell = progress or _silent
@@ -152,6 +157,7 @@ def convert(
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
         prepared = by_input(normalisation, folded.captured.inputs) if baked is None else baked.normalisation
+        moved = movable(folded.captured.inputs, prepared) if request.layout == "nhwc" else frozenset()
         # random numbers would show as failures of everything that follows
         found = randomness.findings(folded.captured)
         if f.passed(found):
@@ -176,7 +182,17 @@ def convert(
         proof.measure(TorchCandidate("fold", ours.body, ours.inputs, ours.outputs))
         contents = _contents(module, folded, request, proof, found, per_frame.entries(exchanged))
         drafts = [
-            draft.make(target, contents[role], request, folded, prepared, proof, tell, opset=opset)
+            draft.make(
+                target,
+                contents[role],
+                request,
+                folded,
+                prepared,
+                proof,
+                tell,
+                opset=opset,
+                channels_last=moved,
+            )
             for target, role in request.files
         ]
         found += [finding for one in drafts for finding in one.findings]

@@ -15,6 +15,7 @@ from torch import fx
 from bnfold import manifest as manifest_file
 from bnfold import rounding
 from bnfold._version import __version__
+from bnfold.channels_last import file_specs, said, to_file, with_order
 from bnfold.conversion import finite
 from bnfold.errors import InternalError, UsageError
 from bnfold.export import Exported
@@ -91,8 +92,11 @@ def make(
     tell: Progress,
     *,
     opset: int | None,
+    channels_last: frozenset[str] = frozenset(),
 ) -> Draft:
     """Export, compare in every interpreter at hand, complete with the manifest.
+
+    ``channels_last``: names of the inputs that the file takes so; ``normalisation`` is the network's.
 
     Raises:
         ExportError, PlatformError, InternalError: as the exporters; BNF-X050 the finished file answers
@@ -100,7 +104,7 @@ def make(
     """
     label = target if content.role == "clean" else f"the monitored {target}"
     tell(f"writing {label}")
-    exported = _export(target, content, folded, opset=opset)
+    exported = _export(target, content, folded, opset=opset, channels_last=channels_last)
     losses: list[Loss] = []
     quantisation = None
     if request.gate is not None:
@@ -119,14 +123,16 @@ def make(
     if quantisation is not None:
         quantisation["agreement"] = proof.agreement_rows(target, content.role)
     draft["noise_floor"] = {name: bound.noise_floor for name, bound in proof.yardstick.bounds.items()}
-    draft["golden"] = _golden(candidates[0].model, proof, request.gate)
+    draft["golden"] = _golden(candidates[0].model, exported.channels_last, proof, request.gate)
     data = manifest_file.embed(exported.data, finite(draft))
     if passed:
         _replay(data, candidates)
     return Draft(target, content.role, data, passed, list(exported.findings), request.precision, losses)
 
 
-def _export(target: str, content: Content, folded: FoldResult, *, opset: int | None) -> Exported:
+def _export(
+    target: str, content: Content, folded: FoldResult, *, opset: int | None, channels_last: frozenset[str]
+) -> Exported:
     inputs, example = folded.captured.inputs, folded.captured.example
     if target == "onnx":
         from bnfold.export import onnx
@@ -143,7 +149,7 @@ def _export(target: str, content: Content, folded: FoldResult, *, opset: int | N
     if target == "tflite":
         from bnfold.export import tflite
 
-        return tflite.export(content.body, inputs, content.outputs, example)
+        return tflite.export(content.body, inputs, content.outputs, example, channels_last)
     raise UsageError("BNF-U070", f"there is no target {target!r}", where="to")
 
 
@@ -157,6 +163,8 @@ def _manifest(
 ) -> Manifest:
     """The manifest, but for what the comparison adds. Nothing in it depends on time, host or folder."""
     path = request.source.get("path")
+    moved = exported.channels_last
+    prepared = with_order(normalisation, moved, "NHWC")
 
     def tensor(spec: TensorSpec, names: Mapping[str, str]) -> dict[str, Any]:
         return {
@@ -180,8 +188,14 @@ def _manifest(
         },
         "libraries": dict(sorted(exported.libraries.items())),
         "inputs": [
-            {**tensor(spec, exported.inputs), "normalisation": normalisation[spec.name]}
-            for spec in folded.captured.inputs
+            {
+                **tensor(file_spec, exported.inputs),
+                **said(spec, moved),
+                "normalisation": prepared[spec.name],
+            }
+            for spec, file_spec in zip(
+                folded.captured.inputs, file_specs(folded.captured.inputs, moved), strict=True
+            )
         ],
         "outputs": [tensor(spec, exported.outputs) for spec in content.outputs],
         "labels": request.labels,
@@ -205,13 +219,13 @@ def _note_run(runs_on: list[dict[str, Any]], candidate: ArtifactCandidate) -> No
     runs_on.append(entry)
 
 
-def _golden(model: Model, proof: Proof, gate: Gate | None) -> dict[str, Any]:
+def _golden(model: Model, moved: frozenset[str], proof: Proof, gate: Gate | None) -> dict[str, Any]:
     """The first frame and what the file made of it here.
 
     A file of a lower precision may be off elsewhere by what a value may be that agrees: other interpreters
     round halves otherwise, and that goes on through the layers.
     """
-    inputs = proof.frames.first()
+    inputs = to_file(proof.frames.first(), moved)
     outputs = model.predict_raw(inputs)
     exact = {spec.name: is_exact(spec.dtype) for spec in proof.captured.outputs}
     tolerances = {name: _TAP_TOLERANCE * max_abs(values) for name, values in outputs.items()}

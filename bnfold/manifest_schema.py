@@ -21,6 +21,8 @@ ITEM_SIZE = {
 
 FLOATS = ("float16", "float32", "float64")
 LAYOUTS = ("NCHW", "NHWC")
+MOVED = {4: ("NCHW", "NHWC"), 5: ("NCDHW", "NDHWC")}
+"""By the number of axes: channels first as in a network, channels last as a file can take them."""
 COLORS = ("gray", "rgb", "bgr")
 RESIZES = ("stretch", "crop", "letterbox")
 ROLES = ("clean", "monitor")
@@ -167,6 +169,8 @@ class _Check:
 
     def _input(self, entry: dict[str, Any], path: str) -> None:
         how = self._typed(entry, "normalisation", dict, path, null=True)
+        if "layout" in entry:
+            self._moved(entry, how, path)
         if how is None:
             return
         inner = f"{path}normalisation."
@@ -181,6 +185,15 @@ class _Check:
         if len(shape) != 4 or shape[layout.index("C")] != channels:
             self._fail(f"{path}shape", f"is {shape}, which takes no {color} image in {layout}")
         self._one_of(entry, "dtype", FLOATS, path)
+
+    def _moved(self, entry: dict[str, Any], how: dict[str, Any] | None, path: str) -> None:
+        """An input that the file takes in another order than the network."""
+        layout = self._typed(entry, "layout", dict, path)
+        network, file = MOVED.get(len(entry["shape"]), ("", ""))
+        if not file or layout != {"file": file, "network": network}:
+            self._fail(f"{path}layout", f"is {layout}, for a shape of {entry['shape']}")
+        if how is not None and how.get("layout") != file:
+            self._fail(f"{path}layout", f"is {file}, and the normalisation's is {how.get('layout')!r}")
 
     def _pixels(self, how: dict[str, Any], channels: int, path: str) -> None:
         """scale, mean and std."""

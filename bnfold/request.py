@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bnfold.channels_last import LAYOUTS
 from bnfold.errors import PlatformError, UsageError
 from bnfold.quantize.gate import Gate
 from bnfold.runtime import interpreters
@@ -30,6 +31,7 @@ class Request:
         source: ``path``, ``sha256`` and ``format`` of the checkpoint.
         precision: ``fp32``, ``fp16`` or ``int8``.
         gate: what a lower precision is held to; None for ``fp32``.
+        layout: ``nchw``, or ``nhwc``: the files take channels last.
     """
 
     targets: tuple[str, ...]
@@ -40,6 +42,7 @@ class Request:
     source: dict[str, str | None] = field(default_factory=dict)
     precision: str = "fp32"
     gate: Gate | None = None
+    layout: str = "nchw"
 
     @property
     def files(self) -> list[tuple[str, str]]:
@@ -66,6 +69,7 @@ def check_request(
     opset: int | None,
     source: Mapping[str, Any] | None,
     min_agreement: float | None = None,
+    layout: str = "nchw",
 ) -> Request:
     """Refuse what needs no network to be refused.
 
@@ -73,12 +77,14 @@ def check_request(
         UsageError: BNF-U070 no or an unknown target; BNF-U071 an unknown precision; BNF-U072 an option that
             no target of this conversion has; BNF-U015 samples that are not there; BNF-U016 no name for a
             file; BNF-U073 labels that are no names; BNF-U150 a monitored file in int8; BNF-U151 a share of
-            agreement that is none, or that nothing is held to.
+            agreement that is none, or that nothing is held to;
+            BNF-U186 an unknown layout; BNF-U187 channels last in ONNX.
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
             target with.
     """
     gate = _gate(precision, min_agreement, monitor=monitor, calibrated=samples is not None)
     targets = _targets(to)
+    _check_layout(layout, targets)
     if dynamic_batch and "tflite" in targets:
         raise UsageError(
             "BNF-U072",
@@ -122,6 +128,7 @@ def check_request(
         },
         precision,
         gate,
+        layout,
     )
 
 
@@ -159,6 +166,23 @@ def _gate(precision: str, min_agreement: float | None, *, monitor: bool, calibra
             )
         return None
     return Gate.of(precision, calibrated=calibrated or precision == "fp16", min_agreement=min_agreement)
+
+
+def _check_layout(layout: str, targets: tuple[str, ...]) -> None:
+    """Refuse what is no layout, or not one of a target's.
+
+    Raises:
+        UsageError: BNF-U186, BNF-U187.
+    """
+    if layout not in LAYOUTS:
+        raise UsageError("BNF-U186", f"unknown layout {layout!r}", fix=f"layout {' or '.join(LAYOUTS)}")
+    if layout == "nhwc" and "onnx" in targets:
+        raise UsageError(
+            "BNF-U187",
+            "channels last is for TFLite: ONNX's convolutions take channels first",
+            where=f"layout nhwc, target {', '.join(targets)}",
+            fix="convert to tflite on its own",
+        )
 
 
 def _without_suffix(name: str) -> str:

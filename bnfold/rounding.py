@@ -38,11 +38,11 @@ def lower(
     """
     limits, calibration = None, None
     if gate.precision == "int8":
-        calls = Calls(proof.frames, exported.inputs, MOST)
+        calls = Calls(proof.frames, exported.inputs, MOST, exported.channels_last)
         limits, source = _ranges(target, exported, calls, told=proof.frames.source == "samples")
         calibration = described(source, calls)
     lowered = make.lower(target, gate.precision, exported.data, limits)
-    few = Calls(proof.frames, exported.inputs, LOOKED_INTO)
+    few = Calls(proof.frames, exported.inputs, LOOKED_INTO, exported.channels_last)
     _, outputs = _borders(target, exported)
     layers = {
         **{tensor: f"output {name}" for tensor, name in zip(outputs, exported.outputs, strict=True)},

@@ -84,6 +84,14 @@ def _add_artifact_options(parser: CommandParser) -> None:
     )
     parser.option("--name", group=group, metavar="NAME", help="of the files; default: the checkpoint's")
     parser.option(
+        "--layout",
+        group=group,
+        type=values.one_of("--layout", ("nchw", "nhwc")),
+        default="nchw",
+        metavar="NAME",
+        help="of a TFLite file's images: nchw (default, as the network) or nhwc (channels last)",
+    )
+    parser.option(
         "--opset", group=group, type=values.whole(1, 99), metavar="N", help="of ONNX; default: the exporter's"
     )
     parser.option(
@@ -143,6 +151,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         metric=options.metric,
         batch_statistics=options.batch_statistics,
         bake_normalisation=options.bake_normalisation,
+        layout=options.layout,
         progress=context.progress,
     )
     document: dict[str, Any] = dict(result.to_json())

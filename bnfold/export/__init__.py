@@ -27,6 +27,7 @@ class Exported:
         findings: what the caller should report, such as an interpreter that cannot run the file.
         layers: the file's name of a tensor -> the qualified name of the module that makes it, where known.
         log: what the exporting libraries printed; for ``--verbose``.
+        channels_last: bnfold's names of the inputs that the file takes channels last, the network first.
     """
 
     data: bytes
@@ -37,3 +38,4 @@ class Exported:
     findings: list[Finding] = field(default_factory=list)
     layers: Mapping[str, str] = field(default_factory=dict)
     log: str = field(default="", compare=False)
+    channels_last: frozenset[str] = frozenset()

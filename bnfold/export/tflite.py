@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from bnfold.channels_last import to_file
 from bnfold.errors import ExportError, InternalError, PlatformError
 from bnfold.export import (
     SIZE_LIMIT,
@@ -22,6 +23,7 @@ from bnfold.export import (
 )
 from bnfold.export.crosscheck import Array, crosscheck
 from bnfold.export.failures import explain
+from bnfold.export.permute import take_channels_last
 from bnfold.export.quiet import quiet, same_randomness
 from bnfold.export.source import (
     check_size,
@@ -44,6 +46,7 @@ def export(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     example: tuple[torch.Tensor, ...],
+    channels_last: frozenset[str] = frozenset(),
 ) -> Exported:
     """Write a graph as TFLite and run the file once in ai-edge-litert.
 
@@ -52,6 +55,7 @@ def export(
         inputs: its inputs in order, of fixed shapes.
         outputs: its outputs in order.
         example: one tensor per input.
+        channels_last: names of the inputs that the file takes channels last; ``body`` takes them second.
 
     The file has one signature; ``Exported.inputs`` and ``.outputs`` map to the keys of that signature.
 
@@ -78,7 +82,8 @@ def export(
         shapes.shorten(module)
         forms.choose(module, forms.TFLITE)
         rewrite.apply(module, REWRITES, "TFLite")
-        data = _convert(module, example, _needs_64_bits(inputs, outputs))
+        fitting = take_channels_last(module, inputs, example, channels_last) if channels_last else example
+        data = _convert(module, fitting, _needs_64_bits(inputs, outputs))
         description = describe(data)
         file_inputs, file_outputs = _names(description, inputs, outputs)
     if len(data) > SIZE_LIMIT:
@@ -87,7 +92,8 @@ def export(
         )
     require_known_operators(description)
     with quiet():
-        crosscheck(body, inputs, outputs, example, _runner(data, file_inputs, file_outputs), "ai-edge-litert")
+        run = _runner(data, file_inputs, file_outputs, channels_last)
+        crosscheck(body, inputs, outputs, example, run, "ai-edge-litert")
     table = operator_table()
     version = library_versions("ai-edge-litert")["ai-edge-litert"]
     return Exported(
@@ -101,6 +107,7 @@ def export(
         ],
         layers={name: layer for name in description.tensors if (layer := maker(name))},
         log=printed.text,
+        channels_last=channels_last,
     )
 
 
@@ -189,14 +196,14 @@ def require_known_operators(description: Description) -> None:
         )
 
 
-def _runner(data: bytes, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> Any:
-    """A function that runs the file: arrays by bnfold's names in and out."""
+def _runner(data: bytes, inputs: Mapping[str, str], outputs: Mapping[str, str], moved: frozenset[str]) -> Any:
+    """A function that runs the file: arrays by bnfold's names in and out, in the network's order."""
 
     def run(arrays: dict[str, Array]) -> dict[str, Array]:
         from ai_edge_litert.interpreter import Interpreter
 
         runner = Interpreter(model_content=data, num_threads=1).get_signature_runner()
-        values = runner(**{inputs[name]: array for name, array in arrays.items()})
+        values = runner(**{inputs[name]: array for name, array in to_file(arrays, moved).items()})
         return {name: values[key] for name, key in outputs.items()}
 
     return run

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from bnfold.channels_last import to_file
 from bnfold.quantize.inside import Feeds
 from bnfold.samples import Frames
 
@@ -22,10 +23,13 @@ class Calls:
         frames: the frames.
         names: bnfold's name of each input -> the file's own.
         most: how many calls, evenly spaced.
+        moved: names of the inputs that the file takes channels last.
     """
 
-    def __init__(self, frames: Frames, names: Mapping[str, str], most: int) -> None:
-        self._frames, self._names = frames, names
+    def __init__(
+        self, frames: Frames, names: Mapping[str, str], most: int, moved: Collection[str] = ()
+    ) -> None:
+        self._frames, self._names, self._moved = frames, names, moved
         calls = frames.calls if frames.source == "random" else -(-frames.given // frames.size)
         self._stride = -(-calls // max(1, most // frames.size))
         self._end = calls
@@ -41,7 +45,7 @@ class Calls:
     def __iter__(self) -> Iterator[Feeds]:
         for number, inputs in enumerate(self._frames):
             if number < self._end and number % self._stride == 0:
-                yield {self._names[name]: array for name, array in inputs.items()}
+                yield {self._names[name]: array for name, array in to_file(inputs, self._moved).items()}
 
 
 def described(source: str, calls: Calls) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from bnfold.capture import Captured
+from bnfold.channels_last import of_manifest, to_file
 from bnfold.errors import VerifyError
 from bnfold.quantize.gate import Gate
 from bnfold.runtime import Model
@@ -112,7 +113,10 @@ class TorchCandidate:
 
 @dataclass(frozen=True)
 class ArtifactCandidate:
-    """An artifact in one interpreter; ``data``, the file's bytes, lets failures be traced to a layer."""
+    """An artifact in one interpreter; ``data``, the file's bytes, lets failures be traced to a layer.
+
+    It takes its inputs in the network's order, also where the file has channels last.
+    """
 
     model: Model
     data: bytes = b""
@@ -138,7 +142,7 @@ class ArtifactCandidate:
         return self.model.runtime
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self.model.predict_raw(inputs)
+        return self.model.predict_raw(to_file(inputs, of_manifest(self.model.manifest)))
 
 
 def module_call(module: nn.Module, example_inputs: tuple[Any, ...]) -> Callable[..., Sequence[torch.Tensor]]:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from bnfold import manifest as manifest_file
 from bnfold.capture import Captured, capture
+from bnfold.channels_last import network_specs, of_manifest, with_order
 from bnfold.errors import BnfoldError, VerifyError
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule, FoldResult
@@ -45,18 +46,23 @@ class Side:
     sha256: str | None = None
 
     def inputs(self) -> tuple[TensorSpec, ...] | None:
-        """What it takes, where that is known without samples."""
+        """What it takes, in the network's order, where that is known without samples."""
         if self.fold is not None:
             return self.fold.captured.inputs
         if isinstance(self.module, FoldedModule):
             return self.module.inputs
-        return self.artifacts[0].model.inputs if self.artifacts else None
+        if not self.artifacts:
+            return None
+        model = self.artifacts[0].model
+        return network_specs(model.inputs, of_manifest(model.manifest))
 
     def normalisation(self) -> dict[str, Mapping[str, Any] | None]:
-        """How uint8 frames are prepared, by input name; empty where nothing says so."""
+        """How uint8 frames are prepared for the network, by input name; empty where nothing says so."""
         if not self.artifacts:
             return {}
-        return {entry["name"]: entry["normalisation"] for entry in self.artifacts[0].model.manifest["inputs"]}
+        manifest = self.artifacts[0].model.manifest
+        known = {entry["name"]: entry["normalisation"] for entry in manifest["inputs"]}
+        return {**with_order(known, of_manifest(manifest), "NCHW")}
 
     def baked(self) -> dict[str, Mapping[str, Any]]:
         """The inputs whose pixels an artifact prepares itself: with which numbers."""

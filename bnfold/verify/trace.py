@@ -12,6 +12,7 @@ from torch import fx
 
 from bnfold import manifest as manifest_file
 from bnfold.capture import Captured
+from bnfold.channels_last import of_manifest, to_file
 from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate
 from bnfold.verify.divergence import Divergence, first_divergence
 
@@ -33,7 +34,8 @@ def divergence_of(captured: Captured, candidate: Candidate, inputs: Mapping[str,
     tensors = {entry["name"]: entry["tensor"] for entry in model.manifest["inputs"]}
     values = _onnx_values if candidate.kind == "onnx" else _tflite_values
     found = values(
-        manifest_file.strip(candidate.data), {tensors[name]: array for name, array in inputs.items()}
+        manifest_file.strip(candidate.data),
+        {tensors[name]: array for name, array in to_file(inputs, of_manifest(model.manifest)).items()},
     )
     return first_divergence(captured, found, inputs) if found is not None else None
 

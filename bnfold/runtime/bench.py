@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bnfold.channels_last import network_specs, of_manifest
 from bnfold.errors import InputError, UsageError
 from bnfold.finding import Finding
 from bnfold.runtime import coldstart, frames, stand_in
@@ -169,9 +170,11 @@ def _other(path: str | os.PathLike[str], first: Model, threads: int, runtime: st
 
     same = manifest.read(path)["target"] == first.manifest["target"]
     model = open(path, threads=threads, runtime=runtime if same else None)
-    if [(spec.name, spec.shape) for spec in model.inputs] != [
-        (spec.name, spec.shape) for spec in first.inputs
-    ]:
+    ours, theirs = (
+        [(spec.name, spec.shape) for spec in network_specs(one.inputs, of_manifest(one.manifest))]
+        for one in (first, model)
+    )
+    if ours != theirs:  # a file with channels last is of the same network
         takes = "; ".join(", ".join(spec.describe() for spec in m.inputs) for m in (first, model))
         raise UsageError(
             "BNF-U090",

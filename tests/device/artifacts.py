@@ -6,7 +6,7 @@ The folder then holds
 
 - ``mnist_mlp``, ``mnist_mobilenet`` and ``sensor`` as ``.onnx`` and ``.tflite``, and
   ``mnist_mobilenet.monitor``; ``mnist_mobilenet_fp16`` and ``mnist_mobilenet_int8``, the same in lower
-  precisions, calibrated on the frames;
+  precisions, calibrated on the frames; ``mnist_mobilenet_nhwc.tflite``, which takes channels last;
 - ``digits.npz`` (``frames`` uint8 (N, 28, 28), ``labels``) and its first frame as ``digit.pgm`` and
   ``digit.npy``; ``sensor_frames.npz`` (one float32 array per input, the first axis counts the frames);
 - ``expected.json``: artifact -> ``{"frames": file, "top1": [class per frame] or null,
@@ -77,6 +77,12 @@ def _digits(folder: Path) -> dict[str, Any]:
                 labels=names, precision=precision, min_agreement=0.98,
             )  # fmt: skip
             assert result.passed, result.findings
+        if name == "mnist_mobilenet":
+            result = bnfold.convert(
+                network, (torch.zeros(1, 1, 28, 28),), to="tflite", output=folder, name=f"{name}_nhwc",
+                samples=folder / "digits.npz", normalisation=normalisation, labels=names, layout="nhwc",
+            )  # fmt: skip
+            assert result.passed, result.findings
         with torch.no_grad():
             answer = network.double()(torch.from_numpy(frames).double().unsqueeze(1) / 255).numpy()
         told = _told(folder, name, {"output": answer})
@@ -84,6 +90,7 @@ def _digits(folder: Path) -> dict[str, Any]:
             expected[f"{name}.{target}"] = {
                 "frames": "digits.npz", "top1": answer.argmax(1).tolist(), **told,
             }  # fmt: skip
+    expected["mnist_mobilenet_nhwc.tflite"] = expected["mnist_mobilenet.tflite"]
     return expected
 
 

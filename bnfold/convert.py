@@ -69,6 +69,7 @@ def convert(
     bake_normalisation: bool = False,
     min_agreement: float | None = None,
     layout: str = "nchw",
+    runtime: str = "tflite-2.14",
     progress: Progress | None = None,
 ) -> ConversionResult:
     """Fold a network, write it as ONNX and TFLite, and prove that the files compute what it computes.
@@ -106,6 +107,8 @@ def convert(
             values that must agree, for the file to pass; 0.99, or 0.98 for ``int8`` without samples.
         layout: ``nhwc``: the TFLite file takes float inputs of four or five axes channels last, as its
             convolutions do. Everything given here, samples too, stays as the network takes it.
+        runtime: what a TFLite file is for: ``tflite-2.14`` holds it to the operators that tflite-runtime
+            2.14.0 knows, and ai-edge-litert too; ``litert`` is for ai-edge-litert alone.
         progress: called with the name of each stage as it begins.
 
     Returns:
@@ -136,6 +139,7 @@ def convert(
         source=source,
         min_agreement=min_agreement,
         layout=layout,
+        runtime=runtime,
     )
     judged_by = load_metric(metric) if isinstance(metric, str) else metric
     tell = progress or _silent

@@ -104,12 +104,16 @@ def make(
     """
     label = target if content.role == "clean" else f"the monitored {target}"
     tell(f"writing {label}")
-    exported = _export(target, content, folded, opset=opset, channels_last=channels_last)
+    exported = _export(
+        target, content, folded, opset=opset, channels_last=channels_last, runtime=request.runtime
+    )
     losses: list[Loss] = []
     quantisation = None
     if request.gate is not None:
         tell(f"rounding {label} to {request.precision}")
-        exported, quantisation, losses = rounding.lower(target, exported, request.gate, proof)
+        exported, quantisation, losses = rounding.lower(
+            target, exported, request.gate, proof, request.runtime
+        )
     draft = _manifest(target, content, exported, request, folded, normalisation)
     if quantisation is not None:
         draft["quantisation"] = quantisation
@@ -131,7 +135,13 @@ def make(
 
 
 def _export(
-    target: str, content: Content, folded: FoldResult, *, opset: int | None, channels_last: frozenset[str]
+    target: str,
+    content: Content,
+    folded: FoldResult,
+    *,
+    opset: int | None,
+    channels_last: frozenset[str],
+    runtime: str,
 ) -> Exported:
     inputs, example = folded.captured.inputs, folded.captured.example
     if target == "onnx":
@@ -149,7 +159,7 @@ def _export(
     if target == "tflite":
         from bnfold.export import tflite
 
-        return tflite.export(content.body, inputs, content.outputs, example, channels_last)
+        return tflite.export(content.body, inputs, content.outputs, example, channels_last, runtime)
     raise UsageError("BNF-U070", f"there is no target {target!r}", where="to")
 
 

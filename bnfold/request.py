@@ -10,6 +10,7 @@ from typing import Any
 
 from bnfold.channels_last import LAYOUTS
 from bnfold.errors import PlatformError, UsageError
+from bnfold.export import LITERT, RUNTIMES, TFLITE_2_14
 from bnfold.quantize.gate import Gate
 from bnfold.runtime import interpreters
 from bnfold.signature import TensorSpec
@@ -32,6 +33,7 @@ class Request:
         precision: ``fp32``, ``fp16`` or ``int8``.
         gate: what a lower precision is held to; None for ``fp32``.
         layout: ``nchw``, or ``nhwc``: the files take channels last.
+        runtime: what TFLite files are for: ``tflite-2.14``, and ai-edge-litert, or ``litert`` alone.
     """
 
     targets: tuple[str, ...]
@@ -43,6 +45,7 @@ class Request:
     precision: str = "fp32"
     gate: Gate | None = None
     layout: str = "nchw"
+    runtime: str = TFLITE_2_14
 
     @property
     def files(self) -> list[tuple[str, str]]:
@@ -70,6 +73,7 @@ def check_request(
     source: Mapping[str, Any] | None,
     min_agreement: float | None = None,
     layout: str = "nchw",
+    runtime: str = TFLITE_2_14,
 ) -> Request:
     """Refuse what needs no network to be refused.
 
@@ -78,13 +82,15 @@ def check_request(
             no target of this conversion has; BNF-U015 samples that are not there; BNF-U016 no name for a
             file; BNF-U073 labels that are no names; BNF-U150 a monitored file in int8; BNF-U151 a share of
             agreement that is none, or that nothing is held to;
-            BNF-U186 an unknown layout; BNF-U187 channels last in ONNX.
+            BNF-U186 an unknown layout; BNF-U187 channels last in ONNX;
+            BNF-U188 an unknown runtime, or one of TFLite's without a TFLite file.
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
             target with.
     """
     gate = _gate(precision, min_agreement, monitor=monitor, calibrated=samples is not None)
     targets = _targets(to)
     _check_layout(layout, targets)
+    _check_runtime(runtime, targets)
     if dynamic_batch and "tflite" in targets:
         raise UsageError(
             "BNF-U072",
@@ -129,6 +135,7 @@ def check_request(
         precision,
         gate,
         layout,
+        runtime,
     )
 
 
@@ -182,6 +189,21 @@ def _check_layout(layout: str, targets: tuple[str, ...]) -> None:
             "channels last is for TFLite: ONNX's convolutions take channels first",
             where=f"layout nhwc, target {', '.join(targets)}",
             fix="convert to tflite on its own",
+        )
+
+
+def _check_runtime(runtime: str, targets: tuple[str, ...]) -> None:
+    """Refuse what is no interpreter that files are made for, or is for no file here.
+
+    Raises:
+        UsageError: BNF-U188.
+    """
+    if runtime not in RUNTIMES or (runtime == LITERT and "tflite" not in targets):
+        raise UsageError(
+            "BNF-U188",
+            f"unknown runtime {runtime!r}" if runtime not in RUNTIMES else f"{runtime} runs TFLite files",
+            where=f"runtime {runtime}, target {', '.join(targets)}",
+            fix=f"runtime {' or '.join(RUNTIMES)}, with target tflite",
         )
 
 

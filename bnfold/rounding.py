@@ -23,7 +23,7 @@ _OUTPUT_ROOM = 2.0
 
 
 def lower(
-    target: str, exported: Exported, gate: Gate, proof: Proof
+    target: str, exported: Exported, gate: Gate, proof: Proof, runtime: str
 ) -> tuple[Exported, dict[str, Any], list[Loss]]:
     """The same export in another precision, what the manifest says of it, and the layers that lose most.
 
@@ -32,6 +32,7 @@ def lower(
         exported: in float32.
         gate: the precision, and what it is held to.
         proof: its frames are calibrated on.
+        runtime: what a TFLite file is for, as in :func:`bnfold.export.tflite.export`.
 
     Raises:
         ExportError, PlatformError: as :func:`bnfold.quantize.make.lower`.
@@ -41,7 +42,7 @@ def lower(
         calls = Calls(proof.frames, exported.inputs, MOST, exported.channels_last)
         limits, source = _ranges(target, exported, calls, told=proof.frames.source == "samples")
         calibration = described(source, calls)
-    lowered = make.lower(target, gate.precision, exported.data, limits)
+    lowered = make.lower(target, gate.precision, exported.data, limits, runtime)
     few = Calls(proof.frames, exported.inputs, LOOKED_INTO, exported.channels_last)
     _, outputs = _borders(target, exported)
     layers = {

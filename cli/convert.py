@@ -92,6 +92,14 @@ def _add_artifact_options(parser: CommandParser) -> None:
         help="of a TFLite file's images: nchw (default, as the network) or nhwc (channels last)",
     )
     parser.option(
+        "--runtime",
+        group=group,
+        type=values.one_of("--runtime", ("tflite-2.14", "litert")),
+        default="tflite-2.14",
+        metavar="NAME",
+        help="of a TFLite file: tflite-2.14 (default; ai-edge-litert too) or litert (that alone)",
+    )
+    parser.option(
         "--opset", group=group, type=values.whole(1, 99), metavar="N", help="of ONNX; default: the exporter's"
     )
     parser.option(
@@ -152,6 +160,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         batch_statistics=options.batch_statistics,
         bake_normalisation=options.bake_normalisation,
         layout=options.layout,
+        runtime=options.runtime,
         progress=context.progress,
     )
     document: dict[str, Any] = dict(result.to_json())

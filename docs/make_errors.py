@@ -98,6 +98,7 @@ CAUSES = {
     "BNF-U162": "`--format` names a report that there is not of what was asked for",
     "BNF-U143": "an option of the drift check is out of range",
     "BNF-U187": "`--layout nhwc` with a target that takes channels first",
+    "BNF-U188": "`--runtime` names no interpreter that files are made for, or makes no TFLite file",
     "BNF-U170": "there is no image input whose preparation could go into the file",
     "BNF-U147": "`clean` is not the clean file of the monitored one",
     "BNF-U149": "what is given beside `--merge`, or a state that is named twice",

@@ -12,6 +12,10 @@ SIZE_LIMIT = 2**31 - 1
 """Bytes. ONNX (protobuf) and TFLite (flatbuffers with 32-bit offsets) files cannot be larger."""
 
 
+TFLITE_2_14, LITERT = RUNTIMES = ("tflite-2.14", "litert")
+"""What a TFLite file can be made for: tflite-runtime 2.14.0 and ai-edge-litert, or ai-edge-litert alone."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """A model file, without its manifest, and what is known of it.

@@ -13,6 +13,7 @@ from bnfold.channels_last import to_file
 from bnfold.errors import ExportError, InternalError, PlatformError
 from bnfold.export import (
     SIZE_LIMIT,
+    TFLITE_2_14,
     Exported,
     forms,
     rewrite,
@@ -47,6 +48,7 @@ def export(
     outputs: tuple[TensorSpec, ...],
     example: tuple[torch.Tensor, ...],
     channels_last: frozenset[str] = frozenset(),
+    runtime: str = TFLITE_2_14,
 ) -> Exported:
     """Write a graph as TFLite and run the file once in ai-edge-litert.
 
@@ -56,6 +58,8 @@ def export(
         outputs: its outputs in order.
         example: one tensor per input.
         channels_last: names of the inputs that the file takes channels last; ``body`` takes them second.
+        runtime: ``tflite-2.14``: only operators that tflite-runtime 2.14.0 knows; ``litert``: whatever
+            ai-edge-litert runs.
 
     The file has one signature; ``Exported.inputs`` and ``.outputs`` map to the keys of that signature.
 
@@ -90,21 +94,22 @@ def export(
         raise ExportError(
             "BNF-E002", f"the TFLite file would be {len(data):,} bytes; one file holds at most 2 GB"
         )
-    require_known_operators(description)
+    if runtime == TFLITE_2_14:
+        require_known_operators(description)
     with quiet():
         run = _runner(data, file_inputs, file_outputs, channels_last)
         crosscheck(body, inputs, outputs, example, run, "ai-edge-litert")
-    table = operator_table()
     version = library_versions("ai-edge-litert")["ai-edge-litert"]
+    runs_on = [{"runtime": "ai-edge-litert", "version": version, "basis": "ran"}]
+    if runtime == TFLITE_2_14:
+        table = operator_table()
+        runs_on.append({"runtime": table["runtime"], "version": table["version"], "basis": "operator table"})
     return Exported(
         data=data,
         inputs=file_inputs,
         outputs=file_outputs,
         libraries=library_versions("torch", "litert-torch", "ai-edge-litert"),
-        runs_on=[
-            {"runtime": "ai-edge-litert", "version": version, "basis": "ran"},
-            {"runtime": table["runtime"], "version": table["version"], "basis": "operator table"},
-        ],
+        runs_on=runs_on,
         layers={name: layer for name in description.tensors if (layer := maker(name))},
         log=printed.text,
         channels_last=channels_last,
@@ -192,7 +197,7 @@ def require_known_operators(description: Description) -> None:
             f"{table['runtime']} {table['version']} lacks {', '.join(map(str, unknown))}, which "
             "the converter made of this network",
             where=str(unknown[0]),
-            fix="replace the operator in the model, or use --to onnx",
+            fix="replace the operator in the model, use --to onnx, or --runtime litert: ai-edge-litert alone",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import ExportError, PlatformError
+from bnfold.export import TFLITE_2_14
 from bnfold.export.quiet import quiet
 from bnfold.export.source import library_versions
 from bnfold.export.tflite import require_known_operators
@@ -23,12 +24,13 @@ from bnfold.quantize.half_tflite import halve
 from bnfold.quantize.ranges import Ranges
 
 
-def lower(data: bytes, ranges: Ranges) -> Lowered:
+def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
     """A TFLite file with 8-bit weights and activations.
 
     Args:
         data: the float32 file.
         ranges: of its tensors.
+        runtime: what it is for, as in :func:`bnfold.export.tflite.export`.
 
     Raises:
         ExportError: the quantizer fails or gives a scale that is no number (BNF-E052), or finds nothing to
@@ -58,7 +60,8 @@ def lower(data: bytes, ranges: Ranges) -> Lowered:
     findings = _left_floating(model)
     halve(model, halves)
     written = tflite_file.write(model)
-    require_known_operators(describe(written))
+    if runtime == TFLITE_2_14:
+        require_known_operators(describe(written))
     return Lowered(
         written,
         weights="int8, per channel" + (", some float16" if halves.count else ""),

@@ -7,7 +7,7 @@ from bnfold.quantize import Lowered
 from bnfold.quantize.ranges import Ranges
 
 
-def lower(target: str, precision: str, data: bytes, ranges: Ranges | None) -> Lowered:
+def lower(target: str, precision: str, data: bytes, ranges: Ranges | None, runtime: str) -> Lowered:
     """A file of a lower precision.
 
     Args:
@@ -15,6 +15,7 @@ def lower(target: str, precision: str, data: bytes, ranges: Ranges | None) -> Lo
         precision: ``fp16`` or ``int8``.
         data: the float32 file, without its manifest.
         ranges: of its tensors; needed for ``int8``.
+        runtime: what a TFLite file is for, as in :func:`bnfold.export.tflite.export`.
 
     Raises:
         ExportError: BNF-E050, BNF-E052, BNF-E053, BNF-E013 as the modules of the formats.
@@ -28,4 +29,4 @@ def lower(target: str, precision: str, data: bytes, ranges: Ranges | None) -> Lo
         raise InternalError("BNF-X070", f"{precision} was asked for, with ranges {ranges is not None}")
     from bnfold.quantize import int8_onnx, int8_tflite
 
-    return int8_onnx.lower(data, ranges) if target == "onnx" else int8_tflite.lower(data, ranges)
+    return int8_onnx.lower(data, ranges) if target == "onnx" else int8_tflite.lower(data, ranges, runtime)

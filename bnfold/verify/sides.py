@@ -141,13 +141,15 @@ def takes_pixels(one: Side, other: Side) -> Side:
 
 
 def open_all(data: bytes, manifest: Mapping[str, Any]) -> list[ArtifactCandidate]:
-    """An artifact in every interpreter at hand that runs its format; at least one.
+    """An artifact in every interpreter at hand that it is for; at least one.
 
     Raises:
         ArtifactError: an interpreter does not take it (BNF-M010, BNF-M011).
         PlatformError: no interpreter is installed (BNF-P020, BNF-P021).
     """
-    names: list[str | None] = [*interpreters.at_hand(manifest["target"])] or [None]
+    known = {entry["runtime"] for entry in manifest["runs_on"]}
+    at_hand = interpreters.at_hand(manifest["target"])
+    names: list[str | None] = [name for name in at_hand if name in known] or [*at_hand] or [None]
     return [ArtifactCandidate(Model(data, manifest, runtime=name), data) for name in names]
 
 

@@ -118,7 +118,7 @@ class Monitor:
                 "BNF-M033",
                 "the state is of another network, or of another baseline",
                 where=f"state {state.key[:12]}, monitor {self.key[:12]}",
-                fix="start without it",
+                fix="give the artifact and baseline that it began with, or name another file to begin anew",
             )
         scale = Scale.of(
             reference.layers, self.sizes, self._low, self._step, known, self._columns, train_batch

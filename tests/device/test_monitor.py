@@ -161,6 +161,7 @@ def test_the_state_s_place_is_tried_before_the_first_frame(
     result = cli("monitor", monitored, "--frames", folder / "digits.npz", "--state", "kept")
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("error[BNF-M031]")
+    assert "remove" not in result.err  # it may be anything: an artifact, a checkpoint
     assert (tmp_path / "kept").read_bytes().startswith(b"not a state")
     result = cli("monitor", monitored, "--frames", folder / "digits.npz", "--reset")
     assert result.err.startswith("error[BNF-U001]")
@@ -254,6 +255,17 @@ def test_a_pipe_of_something_else(
     assert process.returncode == 2
     assert err.decode().startswith(f"error[{code}]")
     assert State.load(tmp_path / "kept").counts.kept == (code == "BNF-R032")
+
+
+def test_a_path_that_is_no_utf_8_leaves_the_alarm_json(
+    monitored: Path, home: Array, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "one.npy", home[0])
+    out, _ = piped(monitored, cwd=tmp_path).communicate(b"one.npy\nd\xe9j\xe0.npy\n")
+    (alarm,) = [json.loads(line) for line in out.splitlines()]
+    assert alarm["name"] == "d\\udce9j\\udce0.npy"
+    assert alarm["name"] in alarm["message"]
+    json.dumps(alarm, ensure_ascii=False).encode()  # no half characters, which other readers refuse
 
 
 def test_an_empty_pipe(monitored: Path, tmp_path: Path) -> None:
@@ -355,6 +367,8 @@ def test_states_that_cannot_be_merged(
         (["ours", "cut"], "BNF-M031"),
         (["ours", "newer"], "BNF-M032"),
         (["ours", "nothing"], "BNF-M001"),
+        (["ours", "--train-batch", "8"], "BNF-U149"),
+        (["ours", "--blocks", "2"], "BNF-U149"),
     ):
         result = cli("drift", "--merge", *names, "--format", "json")
         assert (result.status, result.document["error"]["code"]) == (2, code)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from bnfold.runtime.session import Array
 
 
+_TRAIN_BATCH = 32
+
+
 def configure(parser: CommandParser) -> None:
     """The options."""
     parser.add_argument(
@@ -47,7 +50,6 @@ def configure(parser: CommandParser) -> None:
     parser.option(
         "--train-batch",
         type=values.whole(1, 10**6),
-        default=32,
         metavar="N",
         help="the batch size of training; default 32",
     )
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         model,
         given["frames"],
         baseline=given.get("baseline"),
-        train_batch=options.train_batch,
+        train_batch=_TRAIN_BATCH if options.train_batch is None else options.train_batch,
         blocks=options.blocks,
         keep=options.format == "html",
     )
@@ -129,7 +131,8 @@ def _fleet(options: argparse.Namespace, context: Context) -> Outcome:
     """
     import bnfold
 
-    beside = [what for what in ("artifact", "frames", "baseline") if getattr(options, what) is not None]
+    unused = ("artifact", "frames", "baseline", "train_batch", "blocks")
+    beside = [what.replace("_", " ") for what in unused if getattr(options, what) is not None]
     if beside:
         raise UsageError(
             "BNF-U149",

@@ -165,7 +165,7 @@ class _Watch:
             self.refused = error
             if arrival.name not in error.where:
                 error.where = f"{arrival.name}, {error.where}" if error.where else arrival.name
-        return self._stream.unusable(arrival.name, error)
+        return self._stream.unusable(encodable(arrival.name), error)
 
     def _tell(self, finding: Finding, name: str, number: int) -> None:
         entry = {"frame": number, "name": encodable(name), **finding.to_json()}

@@ -46,9 +46,9 @@ def check(options: argparse.Namespace) -> None:
         if not folder.is_dir():
             raise UsageError(
                 "BNF-U161",
-                "the folder of the report does not exist",
+                f"the folder of the report {'is a file' if folder.exists() else 'does not exist'}",
                 where=str(folder),
-                fix=f"mkdir -p {folder}",
+                fix="name a folder: this is a file" if folder.exists() else f"mkdir -p {folder}",
             )
     if options.format == "html":
         from bnfold.report.html import require

@@ -33,4 +33,6 @@ def main(monitored: str, clean: str, place: str, state: str | None = None) -> in
 
 
 if __name__ == "__main__":
+    if not 3 <= len(sys.argv[1:]) <= 4:
+        sys.exit(__doc__)
     sys.exit(main(*sys.argv[1:]))

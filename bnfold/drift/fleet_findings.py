@@ -129,5 +129,5 @@ def unseen(tests: Sequence[LayerTest], frames: int) -> Finding:
         f"no drift seen in {frames} kept frames of all devices together; a shift {said} (root mean square "
         "over the channels of one layer) could have gone unseen",
         {"frames": frames, "detectable": largest if math.isfinite(largest) else None},
-        "more frames see less",
+        "with more frames smaller shifts are seen",
     )

@@ -35,8 +35,10 @@ from bnfold.drift.scale import Scale
 from bnfold.drift.state import THUMBNAIL, State
 from bnfold.drift.taps import columns, spread_factor
 from bnfold.drift.tier0 import LayerTest
+from bnfold.drift.tiers import LEAST_BASELINE
 from bnfold.errors import ArtifactError, BnfoldError, UsageError
 from bnfold.finding import Finding
+from bnfold.wording import count
 
 WINDOW = 32
 EVERY = 8
@@ -45,6 +47,21 @@ COLUMNS = 640
 _QUICK = 99
 _REACH = 4.0  # deviations on either side that the codes cover where there is no baseline
 _LEVELS = 255
+
+
+def check_baseline(frames: int) -> None:
+    """Refuse held-out frames that are too few: against them nothing would ever be drift.
+
+    Raises:
+        UsageError: BNF-U143.
+    """
+    if frames < LEAST_BASELINE:
+        raise UsageError(
+            "BNF-U143",
+            f"the baseline has {count(frames, 'finite frame')}, and {LEAST_BASELINE} are needed",
+            where="baseline",
+            fix="give 50 to 200 held-out frames, or leave it out",
+        )
 
 
 class Monitor:
@@ -59,8 +76,9 @@ class Monitor:
         state: where an earlier run left off.
 
     Raises:
-        UsageError: BNF-U143 ``arl``, ``every`` or ``train_batch`` is out of range; BNF-U146 a training batch
-            of 1 and no baseline: there is nothing to compare with.
+        UsageError: BNF-U143 ``arl``, ``every`` or ``train_batch`` is out of range, or a given baseline has
+            less than 20 frames; BNF-U146 a training batch of 1 and no baseline: there is nothing to compare
+            with.
         ArtifactError: BNF-M033 the state is another network's, or of another baseline.
     """
 
@@ -77,6 +95,8 @@ class Monitor:
         for name, value, least in (("arl", arl, EVERY), ("every", every, 1), ("train_batch", train_batch, 1)):
             if not value >= least:
                 raise UsageError("BNF-U143", f"{name} is {value}", where=name, fix=f"give at least {least}")
+        if baseline is not None:
+            check_baseline(len(baseline.codes))
         self.reference = reference
         self.arl, self.every, self.train_batch = arl, every, train_batch
         self.alpha = EVERY / (2 * arl)
@@ -118,7 +138,7 @@ class Monitor:
                 "BNF-M033",
                 "the state is of another network, or of another baseline",
                 where=f"state {state.key[:12]}, monitor {self.key[:12]}",
-                fix="start without it",
+                fix="give the artifact and baseline that it began with, or name another file to begin anew",
             )
         scale = Scale.of(
             reference.layers, self.sizes, self._low, self._step, known, self._columns, train_batch

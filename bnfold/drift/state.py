@@ -135,7 +135,12 @@ class State:
             ArtifactError: BNF-M031 damaged, or no monitor's state; BNF-M032 written by a newer bnfold.
         """
         if len(data) < _HEAD.size + 4 or not data.startswith(_MAGIC):
-            raise _damaged("it is no monitor's state", where)
+            raise ArtifactError(
+                "BNF-M031",
+                "this is no monitor's state, and it is left as it is",
+                where=where,
+                fix="name a file that bnfold monitor --state wrote, or a new one to begin with",
+            )
         _, version, length = _HEAD.unpack_from(data)
         if version > _VERSION:
             raise ArtifactError(

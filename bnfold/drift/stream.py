@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.drift.baseline import Baseline
-from bnfold.drift.monitor import ARL, Monitor
+from bnfold.drift.monitor import ARL, Monitor, check_baseline
 from bnfold.drift.observe import Frames, observe, reference_of
 from bnfold.drift.state import State
 from bnfold.errors import InputError, UsageError
@@ -225,5 +225,6 @@ def _told(manifest: Mapping[str, Any], key: str) -> Any:
 
 def _baseline(model: Model, frames: Frames) -> Baseline:
     """The taps of held-out frames, as a conversion records them."""
-    held_out = observe(model, frames, "baseline")
-    return Baseline.of(held_out.taps.values[held_out.taps.finite])
+    taps = observe(model, frames, "baseline").taps
+    check_baseline(int(taps.finite.sum()))
+    return Baseline.of(taps.values[taps.finite])

@@ -108,7 +108,9 @@ def _layers(tests: Sequence[LayerTest], reference: Reference, taps: Taps) -> tup
     found = []
     for test, layer, channels in zip(tests, reference.layers, taps.channels, strict=True):
         shown = test.channels[:_KEPT_CHANNELS]
-        if test.significant and not shown and len(test.shifts):
+        # frames that only lie closer or further apart have no channels that shifted
+        apart = test.by == ("spread",) and test.effect <= test.limit
+        if test.significant and not shown and len(test.shifts) and not apart:
             shown = tuple(int(c) for c in np.argsort(-np.abs(test.shifts))[:3])
         found.append(
             LayerDrift(

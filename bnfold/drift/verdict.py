@@ -98,7 +98,7 @@ def _verdict(tier: TierResult, images: Sequence[Change], train_batch: int) -> li
                 "layer": where,
                 "train_batch": train_batch,
             },
-            "more frames see less",
+            "with more frames smaller shifts are seen",
         )
     ]
 
@@ -115,10 +115,10 @@ def _drift(tier: TierResult, images: Sequence[Change], basis: str) -> Finding:
     assert origin is not None
     later = [layer for layer in tier.layers if layer.significant and layer is not origin]
     words = [change.words for change in images if change.words]
-    largest = max(tier.layers, key=lambda layer: layer.effect)
     where = origin.name + (f"[{', '.join(map(str, origin.channels[:_SHOWN]))}]" if origin.channels else "")
     parts = [f"the frames differ from training {basis}: first here, {_what(origin)}"]
     if later:
+        largest = max(later, key=lambda layer: layer.effect)
         parts.append(
             f"and in {count(len(later), 'later layer')}, up to {largest.effect:.2f} in {largest.name}"
         )
@@ -152,7 +152,7 @@ def _what(layer: LayerDrift) -> str:
         return f"channel {layer.channels[0]} by {layer.shifts[0]:+.2f} deviations"
     if "shift" in layer.by or layer.effect > layer.limit:
         return f"by {layer.effect:.2f} deviations (root mean square over its channels)"
-    return "where frames lie further from each other than they did"
+    return "in how far its frames lie apart"
 
 
 def _second(decides: TierResult, other: TierResult, train_batch: int) -> list[Finding]:

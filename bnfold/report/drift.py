@@ -84,6 +84,8 @@ def _images(changes: Sequence[Document], style: Style) -> str:
 
 
 def _verdict(document: Document, style: Style) -> str:
+    if document["drifted"] and not any(tier["drifted"] for tier in document["tiers"][:1]):
+        return style.paint("values that are not finite", "red")
     if not document["judged"]:
         return style.paint("no verdict", "yellow")
     return style.paint("drift", "red") if document["drifted"] else style.paint("no drift", "green")

@@ -55,7 +55,8 @@ def _verdict(document: Document, style: Style) -> str:
         text = f"drift at {document['where']}" + (", found in an earlier run (--reset)" if known else "")
         return style.paint(paragraph(stopped + text, style), "red")
     if document["alarms"]:
-        return style.paint(f"{stopped}{plural(document['alarms'], 'alarm')}, no drift", "red")
+        drift = "no drift" if document["judged"] else "no verdict"
+        return style.paint(f"{stopped}{plural(document['alarms'], 'alarm')}, {drift}", "red")
     if not document["judged"]:
         return style.paint(f"{stopped}no verdict: too few frames", "yellow")
     return style.paint(f"{stopped}no drift", "green")

@@ -62,7 +62,7 @@ class Feeds:
             raise InputError(
                 "BNF-R012",
                 f"the model has {len(names)} inputs ({', '.join(names)}), and one array was given",
-                fix="give a dictionary by input name",
+                fix="give a dictionary by input name (as a file: .npz with these keys)",
             )
         missing = [name for name in names if name not in values]
         unknown = [str(name) for name in values if name not in names]

@@ -13,6 +13,7 @@ from bnfold.verify.accuracy import Accuracy, Score
 from bnfold.verify.agreement import Agreement
 from bnfold.verify.divergence import Divergence
 from bnfold.verify.parity import MIN_FRAMES, Bound, Parity, finite_or_none, is_exact
+from bnfold.wording import count
 
 _LARGE_NOISE = 1e-3
 
@@ -116,7 +117,8 @@ def about_frames(frames: Frames, compared: int, total: int) -> list[Finding]:
                 "BNF-V009",
                 "info",
                 "samples",
-                f"{frames.given} sample frames are few; {total - frames.given} seeded random ones were added",
+                f"{count(frames.given, 'sample frame')} {'is' if frames.given == 1 else 'are'} few; "
+                f"{total - frames.given} seeded random ones were added",
                 {"given": frames.given, "random": total - frames.given},
                 f"give at least {MIN_FRAMES} frames",
             )

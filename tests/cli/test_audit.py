@@ -332,16 +332,19 @@ def test_a_page_in_a_file_and_the_text_on_standard_output(cli: Cli, tmp_path: Pa
 
 
 def test_a_page_that_cannot_be_made_is_refused_before_the_work(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "taken").write_text("a file")
     for options, code in (
         (("-o", "page.html"), "BNF-U160"),
         (("--format", "json", "-o", "page.json"), "BNF-U160"),
         (("--format", "html", "-o", "gone/page.html"), "BNF-U161"),
+        (("--format", "html", "-o", "taken/page.html"), "BNF-U161"),
     ):
         result = cli("audit", "net.safetensors", *options)
         assert result.status == 2
         assert code in result.err
+        assert ("mkdir" in result.err) == ("gone/page.html" in options)  # no use where a file is in the way
     monkeypatch.setattr(html, "find_spec", lambda name: None)
     result = cli("audit", "gone.safetensors", "--format", "html")
     assert (result.status, result.out) == (2, "")

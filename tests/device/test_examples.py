@@ -56,3 +56,12 @@ def test_the_camera_loop(digits: Case, folder: Path, tmp_path: Path) -> None:
     assert after.returncode == 1
     assert after.stderr.count("error BNF-A017") == 1
     assert sum(" output " in line for line in after.stdout.splitlines()) == 400
+
+
+def test_the_camera_loop_without_arguments_says_how() -> None:
+    said = subprocess.run(
+        [sys.executable, EXAMPLES / "camera.py"], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stdout) == (1, "")
+    assert "python examples/camera.py NAME.monitor.onnx NAME.onnx FRAMES [STATE]" in said.stderr
+    assert "Traceback" not in said.stderr

@@ -74,6 +74,19 @@ def test_a_change_is_told_in_one_line(
     assert [json.loads(line) for line in result.err.splitlines()] == [alarm]
 
 
+def test_a_baseline_that_can_tell_nothing_is_refused(
+    monitored: Path, home: Array, bright: Array, tmp_path: Path, cli: Cli
+) -> None:
+    """Against one frame, or none that is finite, nothing would ever be drift."""
+    np.save(tmp_path / "bright.npy", bright)
+    np.save(tmp_path / "one.npy", home[:1])
+    np.save(tmp_path / "broken.npy", np.full((30, 1, 28, 28), np.nan, dtype=np.float32))
+    for name, number in (("one.npy", "1 finite frame,"), ("broken.npy", "0 finite frames,")):
+        result = cli("monitor", monitored, "--frames", "bright.npy", "--baseline", name)
+        assert (result.status, result.out) == (2, "")
+        assert result.err.startswith(f"error[BNF-U143]: the baseline has {number}")
+
+
 def test_restarts_change_nothing(
     monitored: Path, home: Array, bright: Array, tmp_path: Path, cli: Cli
 ) -> None:
@@ -116,7 +129,7 @@ def test_what_is_not_finite_is_told_at_once_between_the_kth_frames_too(
         assert [(a["code"], a["frame"], a["where"]) for a in lines(result)] == [
             ("BNF-D010", 7, "input"), ("BNF-D010", 10, "input"),
         ]  # fmt: skip
-        assert result.err.splitlines()[-1] == "2 alarms, no drift"
+        assert result.err.splitlines()[-1] == "2 alarms, no verdict"
 
 
 def test_a_bad_file_among_good_ones_is_told_and_passed_over(
@@ -161,6 +174,7 @@ def test_the_state_s_place_is_tried_before_the_first_frame(
     result = cli("monitor", monitored, "--frames", folder / "digits.npz", "--state", "kept")
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("error[BNF-M031]")
+    assert "remove" not in result.err  # it may be anything: an artifact, a checkpoint
     assert (tmp_path / "kept").read_bytes().startswith(b"not a state")
     result = cli("monitor", monitored, "--frames", folder / "digits.npz", "--reset")
     assert result.err.startswith("error[BNF-U001]")
@@ -227,7 +241,8 @@ def test_an_alarm_does_not_wait_for_the_end_and_ctrl_c_keeps_the_state(
         process.send_signal(number)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 130, err
-        assert err.decode().splitlines()[-1] == "interrupted; 1 alarm, no drift"
+        so_far = "no drift" if start else "no verdict"  # 19 kept frames are too few, 38 are not
+        assert err.decode().splitlines()[-1] == f"interrupted; 1 alarm, {so_far}"
     counts = State.load(tmp_path / "kept").counts
     assert (counts.frames, counts.bad_inputs) == (40, 2)
     assert counts.kept == 38
@@ -254,6 +269,17 @@ def test_a_pipe_of_something_else(
     assert process.returncode == 2
     assert err.decode().startswith(f"error[{code}]")
     assert State.load(tmp_path / "kept").counts.kept == (code == "BNF-R032")
+
+
+def test_a_path_that_is_no_utf_8_leaves_the_alarm_json(
+    monitored: Path, home: Array, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "one.npy", home[0])
+    out, _ = piped(monitored, cwd=tmp_path).communicate(b"one.npy\nd\xe9j\xe0.npy\n")
+    (alarm,) = [json.loads(line) for line in out.splitlines()]
+    assert alarm["name"] == "d\\udce9j\\udce0.npy"
+    assert alarm["name"] in alarm["message"]
+    json.dumps(alarm, ensure_ascii=False).encode()  # no half characters, which other readers refuse
 
 
 def test_an_empty_pipe(monitored: Path, tmp_path: Path) -> None:
@@ -355,6 +381,8 @@ def test_states_that_cannot_be_merged(
         (["ours", "cut"], "BNF-M031"),
         (["ours", "newer"], "BNF-M032"),
         (["ours", "nothing"], "BNF-M001"),
+        (["ours", "--train-batch", "8"], "BNF-U149"),
+        (["ours", "--blocks", "2"], "BNF-U149"),
     ):
         result = cli("drift", "--merge", *names, "--format", "json")
         assert (result.status, result.document["error"]["code"]) == (2, code)

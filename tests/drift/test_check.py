@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 import bnfold
-from bnfold.drift import Baseline, DriftResult, LayerReference, Reference, Taps, observe
+from bnfold.drift import Baseline, DriftResult, LayerReference, Reference, Taps, observe, tiers
+from bnfold.drift.result import LayerDrift, TierResult
+from bnfold.drift.tier0 import LayerTest
+from bnfold.drift.verdict import findings_of
 from bnfold.errors import ArtifactError, BnfoldError, InputError, UsageError
 from bnfold.statistics.taps import tap
 
@@ -137,6 +140,33 @@ def test_a_shift_inside_is_blamed_where_it_begins(net: Net, given: bool) -> None
             assert result.findings[0].where.startswith("last.1[")
     finally:
         net.plant = 0.0
+
+
+def drifted(name: str, effect: float, *by: str, channels: tuple[int, ...] = ()) -> LayerDrift:
+    shifts = (-effect,) * len(channels)
+    return LayerDrift(name, effect, 0.05, True, by, 2.0, 0.3, 0.001, channels, shifts)
+
+
+def test_the_largest_of_the_later_layers_is_one_of_them() -> None:
+    layers = (drifted("stem", 1.0, "shift"), drifted("body", 0.3, "shift"), drifted("last", 0.2, "spread"))
+    tier = TierResult(1, True, True, "", 64, 100, 0.001, layers)
+    (found,) = findings_of([tier], None, [], None, Reference(()), 32, [])
+    assert "and in 2 later layers, up to 0.30 in body" in found.message
+
+
+def test_frames_that_lie_closer_together_have_no_channel_to_blame(net: Net) -> None:
+    """Seen by their spread alone: a channel by -0.01 deviations would be no news."""
+    seen = observe.observe(net, frames(8, 1))
+    taps = seen.taps
+    tests = [
+        LayerTest(0.01, 0.05, True, ("spread",), 2.0, 0.3, np.full(n, -0.01), (), 0.001) for n in taps.sizes
+    ]
+    layers = tiers._layers(tests, seen.reference, taps)
+    assert [layer.channels for layer in layers] == [()] * 4
+    tier = TierResult(1, True, True, "", 64, 100, 0.001, layers[:1])
+    (found,) = findings_of([tier], None, [], None, seen.reference, 32, [])
+    assert found.where == "stem.1"
+    assert found.message.endswith("first here, in how far its frames lie apart")
 
 
 def test_repeated_frames_are_counted_once(net: Net) -> None:

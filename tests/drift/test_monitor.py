@@ -285,6 +285,8 @@ def test_what_cannot_be_watched(reference: Reference) -> None:
     refused(lambda: Monitor(reference, every=0), UsageError, "BNF-U143")
     refused(lambda: Monitor(reference, train_batch=1), UsageError, "BNF-U146")
     Monitor(reference, train_batch=1, baseline=baseline())
+    refused(lambda: Monitor(reference, baseline=baseline(count=19)), UsageError, "BNF-U143")
+    Monitor(reference, baseline=baseline(count=20))
     with pytest.raises(ValueError, match="1 taps for 2 layers"):
         Monitor(reference).update([np.zeros(6)])
     with pytest.raises(ValueError, match="bn1: 6 taps for 30 channels"):

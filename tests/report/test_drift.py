@@ -64,6 +64,14 @@ def test_no_verdict_is_no_pass() -> None:
     assert text.endswith("\nno verdict\n")
 
 
+def test_broken_frames_beside_good_ones_are_not_called_drift() -> None:
+    said = document([layer("a")])
+    said["tiers"][0]["drifted"] = False
+    assert render_drift(said, Style()).endswith("\nvalues that are not finite\n")
+    few = {**said, "judged": False}
+    assert render_drift(few, Style()).endswith("\nvalues that are not finite\n")
+
+
 def test_what_changed_in_the_image_is_said() -> None:
     text = render_drift(
         document([layer("a", significant=True)], images=[{"words": "darker"}, {"words": ""}]), Style()

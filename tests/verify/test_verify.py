@@ -56,6 +56,9 @@ def test_few_frames_are_filled_up_to_sixteen_and_it_is_said() -> None:
     comparison = compare(built(Small), folded(), frames(3))
     assert [result.frames for result in comparison.parity] == [16]
     assert [(f.code, f.evidence) for f in comparison.findings] == [("BNF-V009", {"given": 3, "random": 13})]
+    assert comparison.findings[0].message == "3 sample frames are few; 13 seeded random ones were added"
+    one = compare(built(Small), folded(), frames(1)).findings[0]
+    assert one.message == "1 sample frame is few; 15 seeded random ones were added"
 
 
 def test_the_callers_module_keeps_its_mode_and_its_statistics() -> None:

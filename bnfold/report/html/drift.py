@@ -67,6 +67,8 @@ def drift_page(document: Document, evidence: Evidence, names: Sequence[str]) -> 
 
 
 def _verdict(document: Document) -> tuple[str, Tone]:
+    if document["drifted"] and not any(tier["drifted"] for tier in document["tiers"][:1]):
+        return "values that are not finite", "error"
     if document["drifted"]:
         return "drift", "error"
     if not document["judged"]:

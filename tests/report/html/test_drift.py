@@ -108,6 +108,7 @@ def test_too_little_evidence(net: Net) -> None:  # noqa: F811
 def test_nothing_that_can_be_tested(net: Net) -> None:  # noqa: F811
     found = read(pages(net, np.full((4, 3, 12, 12), np.nan, dtype=np.float32))[1])
     assert "BNF-D010" in found.text
+    assert "values that are not finite" in found.text
     assert "svg" not in found.tags
 
 

@@ -17,6 +17,7 @@ from bnfold import manifest as manifest_file
 from bnfold.capture import Captured, capture
 from bnfold.channels_last import network_specs, of_manifest, with_order
 from bnfold.errors import BnfoldError, VerifyError
+from bnfold.export.tflite_inspect import operator_table
 from bnfold.finding import Finding
 from bnfold.fold import FoldedModule, FoldResult
 from bnfold.quantize.gate import Gate
@@ -147,9 +148,11 @@ def open_all(data: bytes, manifest: Mapping[str, Any]) -> list[ArtifactCandidate
         ArtifactError: an interpreter does not take it (BNF-M010, BNF-M011).
         PlatformError: no interpreter is installed (BNF-P020, BNF-P021).
     """
-    known = {entry["runtime"] for entry in manifest["runs_on"]}
+    # a file made for the newer interpreter alone names no other; one that nobody thought of is tried
+    told = {entry["runtime"] for entry in manifest["runs_on"]}
     at_hand = interpreters.at_hand(manifest["target"])
-    names: list[str | None] = [name for name in at_hand if name in known] or [*at_hand] or [None]
+    meant = [name for name in at_hand if name in told or name != operator_table()["runtime"]]
+    names: list[str | None] = [*(meant or at_hand)] or [None]
     return [ArtifactCandidate(Model(data, manifest, runtime=name), data) for name in names]
 
 

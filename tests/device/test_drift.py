@@ -41,7 +41,9 @@ def test_frames_like_those_of_training_are_no_drift(monitored: Path, folder: Pat
     assert document["tiers"][0]["baseline_frames"] == 64
 
 
-def test_another_camera_is_drift(monitored: Path, folder: Path, tmp_path: Path, cli: Cli) -> None:
+def test_another_camera_is_drift(
+    monitored: Path, folder: Path, tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with np.load(folder / "digits.npz") as archive:
         frames = archive["frames"]
     np.save(tmp_path / "bright.npy", np.clip(frames.astype(int) + 90, 0, 255).astype(np.uint8))
@@ -52,7 +54,8 @@ def test_another_camera_is_drift(monitored: Path, folder: Path, tmp_path: Path, 
     first = document["findings"][0]
     assert (first["code"], first["severity"]) == ("BNF-A017", "error")
     assert first["where"].startswith("features.1[")
-    words = cli("drift", monitored, "--frames", tmp_path / "bright.npy")
+    monkeypatch.chdir(monitored.parent)
+    words = cli("drift", monitored.name, "--frames", tmp_path / "bright.npy")
     assert words.status == 1
     assert words.out.rstrip().endswith("drift")
     assert all(len(line) <= 80 for line in words.out.splitlines())

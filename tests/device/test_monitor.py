@@ -47,8 +47,11 @@ def lines(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.out.splitlines()]
 
 
-def test_a_stream_like_training_gives_no_alarm(monitored: Path, folder: Path, cli: Cli) -> None:
-    result = cli("monitor", monitored, "--frames", folder / "digits.npz")
+def test_a_stream_like_training_gives_no_alarm(
+    monitored: Path, folder: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(monitored.parent)
+    result = cli("monitor", monitored.name, "--frames", folder / "digits.npz")
     assert (result.status, result.out) == (0, "")
     assert result.err.splitlines()[-1] == "no drift"
     assert all(len(line) <= 80 for line in result.err.splitlines())

@@ -6,9 +6,8 @@ import argparse
 
 from bnfold.report.benchmark import render_benchmark
 
-from . import values
+from . import interpreter, values
 from .command import CommandParser, Context, Outcome
-from .run import INTERPRETERS
 
 
 def configure(parser: CommandParser) -> None:
@@ -43,13 +42,7 @@ def configure(parser: CommandParser) -> None:
         metavar="TIME",
         help="exit 1 where one frame in ten takes longer: 12ms, 900us, 0.5s",
     )
-    parser.option("--threads", type=values.whole(1, 1024), default=1, metavar="N", help="default 1")
-    parser.option(
-        "--runtime",
-        choices=INTERPRETERS,
-        metavar="NAME",
-        help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
-    )
+    interpreter.add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:

@@ -11,9 +11,8 @@ from bnfold.report.drift import render_drift
 from bnfold.report.fleet import render_fleet
 from bnfold.report.junit import drift_junit
 
-from . import pages, values
+from . import interpreter, pages, values
 from .command import CommandParser, Context, Outcome
-from .run import INTERPRETERS
 
 if TYPE_CHECKING:
     from bnfold.runtime import Model
@@ -59,13 +58,7 @@ def configure(parser: CommandParser) -> None:
         metavar="N",
         help="frames that belong to one scene; default: estimated from the frames",
     )
-    parser.option("--threads", type=values.whole(1, 1024), default=1, metavar="N", help="default 1")
-    parser.option(
-        "--runtime",
-        choices=INTERPRETERS,
-        metavar="NAME",
-        help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
-    )
+    interpreter.add_options(parser)
     pages.add_options(parser, "html", "junit")
 
 
@@ -153,11 +146,6 @@ def _fleet(options: argparse.Namespace, context: Context) -> Outcome:
         states[path] = bnfold.drift.State.load(path)
     document = bnfold.drift.fleet(states).to_json()
     return Outcome(document["passed"], document, lambda style: render_fleet(document, style))
-
-
-def inputs_of(path: str, model: Model) -> dict[str, Array]:
-    """As `named_inputs`, without the names."""
-    return named_inputs(path, model)[0]
 
 
 def named_inputs(path: str, model: Model) -> tuple[dict[str, Array], list[str]]:

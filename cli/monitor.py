@@ -14,10 +14,9 @@ from bnfold.report import Style
 from bnfold.report.monitoring import render_monitoring
 from bnfold.wording import encodable
 
-from . import values
+from . import interpreter, values
 from .command import CommandParser, Context, Outcome
 from .interrupts import Stop
-from .run import INTERPRETERS
 
 if TYPE_CHECKING:
     from bnfold.drift import Stream
@@ -92,13 +91,7 @@ def configure(parser: CommandParser) -> None:
         metavar="N",
         help="the batch size of training, for a monitor without a baseline; default 32",
     )
-    parser.option("--threads", type=values.whole(1, 1024), default=1, metavar="N", help="default 1")
-    parser.option(
-        "--runtime",
-        choices=INTERPRETERS,
-        metavar="NAME",
-        help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
-    )
+    interpreter.add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
@@ -180,7 +173,7 @@ def _stream(options: argparse.Namespace, context: Context) -> Stream:
     import bnfold
     from bnfold.drift.observe import reference_of
 
-    from .drift import inputs_of
+    from .drift import named_inputs
 
     context.progress(f"opening {Path(options.artifact).name}")
     model = bnfold.open(options.artifact, threads=options.threads, runtime=options.runtime)
@@ -188,7 +181,7 @@ def _stream(options: argparse.Namespace, context: Context) -> Stream:
     baseline = None
     if options.baseline is not None:
         context.progress(f"running {options.baseline}")
-        baseline = inputs_of(options.baseline, model)
+        baseline, _ = named_inputs(options.baseline, model)
     return bnfold.drift.Stream(
         model,
         every=options.every,

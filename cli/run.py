@@ -14,7 +14,7 @@ from bnfold.report import Style
 from bnfold.report.answers import render_answers, render_self_test
 from bnfold.report.conversion import render_findings
 
-from . import values
+from . import interpreter, values
 from .command import CommandParser, Context, Outcome
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from bnfold.runtime import Model
     from bnfold.runtime.session import Array
 
-INTERPRETERS = ("onnxruntime", "ai-edge-litert", "tflite-runtime")
 _MOST_VALUES = 1000  # of one output in the JSON document: scores, not images
 
 
@@ -46,13 +45,7 @@ def configure(parser: CommandParser) -> None:
         default=False,
         help="replay the frame that travels with the artifact: is the answer here what it was at conversion?",
     )
-    parser.option("--threads", type=values.whole(1, 1024), default=1, metavar="N", help="default 1")
-    parser.option(
-        "--runtime",
-        choices=INTERPRETERS,
-        metavar="NAME",
-        help=f"{', '.join(INTERPRETERS)}; default: the first that is installed",
-    )
+    interpreter.add_options(parser)
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:

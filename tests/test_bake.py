@@ -18,6 +18,7 @@ from bnfold.bake import bake
 from bnfold.errors import UsageError, VerifyError
 from bnfold.runtime.preprocess import prepare
 from bnfold.signature import TensorSpec
+from tests.drawn import with_statistics
 
 HOW = {"scale": 1 / 255, "mean": [0.485, 0.3, 0.406], "std": [0.229, 0.5, 0.1], "color": "rgb"}
 SIZE = (10, 7)
@@ -51,18 +52,7 @@ class Nested(Net):
 
 def built(kind: type[Net] = Net, **options: Any) -> Net:
     torch.manual_seed(3)
-    network = kind(**options).eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            assert module.num_batches_tracked is not None
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 2)
-            module.num_batches_tracked.fill_(1000)
-    return network
+    return with_statistics(kind(**options))
 
 
 def example(last: bool = False) -> tuple[Tensor, ...]:

@@ -22,6 +22,7 @@ from bnfold.quantize import tflite_file
 from bnfold.runtime.golden import decode
 from bnfold.signature import TensorSpec
 from bnfold.verify import compare
+from tests.drawn import with_statistics
 
 HOW = {"mean": [0.485, 0.3, 0.406], "std": [0.229, 0.5, 0.1], "color": "bgr"}
 SIZE = (10, 7)
@@ -57,18 +58,7 @@ class Several(nn.Module):
 
 def built(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(3)
-    network = kind().eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            assert module.num_batches_tracked is not None
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 2)
-            module.num_batches_tracked.fill_(1000)
-    return network
+    return with_statistics(kind())
 
 
 def camera(count: int = 24) -> np.ndarray[Any, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from bnfold.channels_last import to_file
-from bnfold.quantize.inside import Feeds
+from bnfold.inner_values import Feeds
 from bnfold.samples import Frames
 
 MOST = 500

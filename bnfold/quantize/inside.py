@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.inner_values import Feeds, onnx_values, tflite_values
 from bnfold.quantize import tflite_file
 
 Array = NDArray[Any]
-Feeds = Mapping[str, Array]
-"""One call's arrays by the file's own names of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +35,16 @@ def steps(target: str, data: bytes) -> list[Step]:
 
 
 def _onnx_values(data: bytes, calls: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
-    import onnx
     import onnxruntime
 
-    model = onnx.load_from_string(data)
-    known = {output.name for output in model.graph.output}
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in known:
-                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
+    run = onnx_values(data, options)
     for feeds in calls:
-        found = dict(zip(names, session.run(names, dict(feeds)), strict=True))
         yield {
             name: value
-            for name, value in {**feeds, **found}.items()
+            for name, value in {**feeds, **run(feeds)}.items()
             if isinstance(value, np.ndarray) and value.dtype == np.float32
         }
 
@@ -79,23 +65,11 @@ def _onnx_steps(data: bytes) -> list[Step]:
 
 
 def _tflite_values(data: bytes, calls: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
-    from ai_edge_litert.interpreter import Interpreter
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that keeping every tensor is for debugging: it is
-        interpreter = Interpreter(model_content=data, num_threads=1, experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
-    runner = interpreter.get_signature_runner()
-    details = interpreter.get_tensor_details()
+    run = tflite_values(data)
     for feeds in calls:
-        runner(**feeds)
         found = {}
-        for detail in details:
-            try:
-                value = interpreter.get_tensor(detail["index"])
-            except ValueError:
-                continue  # a temporary of a kernel: it holds no data
-            real = _real(np.asarray(value), detail["quantization_parameters"])
+        for detail, value in run(feeds):
+            real = _real(value, detail["quantization_parameters"])
             if real is not None:
                 found[detail["name"]] = real
         yield found

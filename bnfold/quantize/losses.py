@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.quantize.inside import Feeds, steps, values
+from bnfold.inner_values import Feeds
+from bnfold.quantize.inside import steps, values
 
 SHOWN = 5
 _THRESHOLDS = ("Relu", "Clip")

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from bnfold.quantize.inside import Feeds, values
+from bnfold.inner_values import Feeds
+from bnfold.quantize.inside import values
 
 Ranges: TypeAlias = dict[str, tuple[float, float]]
 """Tensor name -> smallest and largest value."""

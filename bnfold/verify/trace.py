@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import fx
 from bnfold import manifest as manifest_file
 from bnfold.capture import Captured
 from bnfold.channels_last import of_manifest, to_file
+from bnfold.inner_values import onnx_values, tflite_values
 from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate
 from bnfold.verify.divergence import Divergence, first_divergence
 
@@ -41,43 +41,17 @@ def divergence_of(captured: Captured, candidate: Candidate, inputs: Mapping[str,
 
 
 def _onnx_values(data: bytes, feeds: Mapping[str, Array]) -> Iterable[Array] | None:
-    """Every value of an ONNX graph: all of them made outputs of a copy."""
-    import onnx
     import onnxruntime
 
-    model = onnx.load_from_string(data)
-    known = {output.name for output in model.graph.output}
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in known:
-                model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return _floating(session.run(None, dict(feeds)))
+    return _floating(onnx_values(data, onnxruntime.SessionOptions())(feeds).values())
 
 
 def _tflite_values(data: bytes, feeds: Mapping[str, Array]) -> Iterable[Array] | None:
-    """Every value of a TFLite graph, from an interpreter that is told to keep them."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        import ai_edge_litert.interpreter  # noqa: F401
     except ImportError:
         return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that keeping every tensor is for debugging: it is
-        interpreter = Interpreter(model_content=data, num_threads=1, experimental_preserve_all_tensors=True)
-    interpreter.allocate_tensors()
-    runner = interpreter.get_signature_runner()
-    runner(**feeds)
-    values = []
-    for detail in interpreter.get_tensor_details():
-        try:
-            values.append(interpreter.get_tensor(detail["index"]))
-        except ValueError:
-            continue  # a temporary of a kernel: it holds no data
-    return _floating(values)
+    return _floating(value for _, value in tflite_values(data)(feeds))
 
 
 def _floating(values: Iterable[Any]) -> Iterable[Array]:

@@ -34,6 +34,7 @@ from bnfold.export.source import (
     require_no_batch_norm,
     without_user_names,
 )
+from bnfold.export.swift import swift
 from bnfold.export.tflite_inspect import Description, describe, maker, operator_table, unknown_operators
 from bnfold.garbage import rarely_collected
 from bnfold.signature import TensorSpec
@@ -157,7 +158,8 @@ def _convert(module: fx.GraphModule, example: tuple[torch.Tensor, ...], wide: bo
         ) from error
     anonymous = without_user_names(module)
     try:
-        data = litert_torch.convert(anonymous, example, enable_x64=wide).model_content()
+        with swift():
+            data = litert_torch.convert(anonymous, example, enable_x64=wide).model_content()
     except Exception as error:
         raise explain(error, module, "tflite") from error
     return bytes(data)

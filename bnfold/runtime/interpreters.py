@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from bnfold.errors import ArtifactError, PlatformError, UsageError
 from bnfold.runtime.session import Binding, Session
 
 
-@dataclass(frozen=True)
-class Interpreter:
+class Interpreter(NamedTuple):
     """One package that runs one format.
 
     Attributes:
@@ -37,8 +35,7 @@ ALL = (
 )
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """An interpreter as it was found here.
 
     Attributes:
@@ -78,7 +75,7 @@ def version(interpreter: Interpreter) -> str:
 
 
 def start(
-    data: bytes,
+    source: bytes | str,
     manifest: Mapping[str, Any],
     inputs: Binding,
     outputs: Binding,
@@ -87,6 +84,9 @@ def start(
     runtime: str | None,
 ) -> tuple[Interpreter, Session]:
     """Loads the model into the first interpreter that can be imported, or into the one asked for.
+
+    Args:
+        source: the artifact's bytes, or the path where the interpreter finds them.
 
     Raises:
         UsageError: BNF-U060 ``runtime`` names no interpreter of this format.
@@ -99,10 +99,10 @@ def start(
         if interpreter.target == "onnx":
             from bnfold.runtime.backend_onnxruntime import OnnxRuntimeSession
 
-            return interpreter, OnnxRuntimeSession(data, threads, inputs, outputs)
+            return interpreter, OnnxRuntimeSession(source, threads, inputs, outputs)
         from bnfold.runtime.backend_tflite import TfliteSession
 
-        return interpreter, TfliteSession(module, data, threads, inputs, outputs)
+        return interpreter, TfliteSession(module, source, threads, inputs, outputs)
     except ArtifactError:
         raise
     except Exception as error:  # each interpreter has exception types of its own, without a common base

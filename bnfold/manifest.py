@@ -13,6 +13,7 @@ is an error and not another answer.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -204,31 +205,34 @@ def _dumps(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _integrity(payload: Sequence[bytes | memoryview], text: bytes) -> dict[str, Any]:
+def _integrity(payload: Sequence[bytes | memoryview], *text: bytes | memoryview) -> dict[str, Any]:
     checksum = 0
-    for piece in (*payload, text):
+    for piece in (*payload, *text):
         checksum = zlib.crc32(piece, checksum)
     return {"model_bytes": sum(map(len, payload)), "crc32": f"{checksum:08x}"}
 
 
-def _before_integrity(text: bytes, recorded: Mapping[str, Any]) -> bytes | None:
+def _before_integrity(text: bytes, recorded: Mapping[str, Any]) -> tuple[memoryview, bytes] | None:
     """What was sealed, as it stands in the file; None where the text is not as :func:`_seal` writes it.
 
-    Then it need not be written anew: at the start of a device that takes as long as reading it.
+    Then it need not be written anew: at the start of a device that takes as long as reading it. Escaped
+    characters may be halves of a pair, which no UTF-8 has.
     """
+    if b"\\" in text:
+        return None
     end = f',"integrity":{_dumps(recorded)}}}'.encode()
-    return text[: -len(end)] + b"}" if text.endswith(end) else None
+    return (memoryview(text)[: -len(end)], b"}") if text.endswith(end) else None
 
 
 def _changes(manifest: Manifest, text: bytes, payload: Sequence[memoryview], where: str) -> list[Finding]:
     """An error where model and manifest are not those that were sealed together."""
     recorded = manifest["integrity"]
-    if (sealed := _before_integrity(text, recorded)) is not None and _integrity(payload, sealed) == recorded:
+    if (sealed := _before_integrity(text, recorded)) is not None and _integrity(payload, *sealed) == recorded:
         return []
     rest = {key: value for key, value in manifest.items() if key != "integrity"}
     try:
         found = _integrity(payload, _dumps(rest).encode())
-    except (ValueError, RecursionError) as error:  # 1e999, a lone surrogate: JSON, but none of ours
+    except (ValueError, RecursionError) as error:  # a lone surrogate: JSON, but none of ours
         raise ArtifactError(
             "BNF-M006", f"the manifest is malformed: {error}", where=where, fix="convert again"
         ) from error
@@ -261,7 +265,7 @@ def _document(text: bytes, where: str) -> Manifest:
             fix="convert again",
         )
     try:
-        document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+        document = json.loads(text.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ArtifactError(
             "BNF-M006", f"the manifest is not JSON: {error}", where=where, fix="convert again"
@@ -273,6 +277,11 @@ def _document(text: bytes, where: str) -> Manifest:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_constant(digits)
 
 
 def _payload(data: bytes, target: Target) -> bytes:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from bnfold.export import Exported
-from bnfold.quantize import losses, make, ranges
+from bnfold.quantize import losses, make, ranges, tail
 from bnfold.quantize.calibration import LOOKED_INTO, MOST, Calls, described
 from bnfold.quantize.gate import Gate
 from bnfold.quantize.inside import steps
 from bnfold.quantize.losses import Loss
 from bnfold.quantize.ranges import Ranges
+from bnfold.verify.agreement import is_scores
 from bnfold.verify.proof import Proof
 
 _ROOM = 1.1
@@ -42,7 +43,8 @@ def lower(
         calls = Calls(proof.frames, exported.inputs, MOST, exported.channels_last)
         limits, source = _ranges(target, exported, calls, told=proof.frames.source == "samples")
         calibration = described(source, calls)
-    lowered = make.lower(target, gate.precision, exported.data, limits, runtime)
+    left = _untold(target, exported, proof) if limits is not None else []
+    lowered = make.lower(target, gate.precision, exported.data, limits, runtime, left)
     few = Calls(proof.frames, exported.inputs, LOOKED_INTO, exported.channels_last)
     _, outputs = _borders(target, exported)
     layers = {
@@ -77,6 +79,23 @@ def _ranges(target: str, exported: Exported, calls: Calls, *, told: bool) -> tup
     bounded = [name for step in clips for name in step.outputs]
     limits = ranges.with_room(limits, _ROOM, but=[*inputs, *bounded])
     return limits, "samples" if told else "population statistics"
+
+
+def _untold(target: str, exported: Exported, proof: Proof) -> list[str]:
+    """The tensors that no statistics tell the range of, where that decides how good the answers are.
+
+    Which score is the largest hardly depends on it; what a number is, does.
+    """
+    if proof.frames.source == "samples":
+        return []
+    _, outputs = _borders(target, exported)
+    specs = {spec.name: spec for spec in proof.captured.outputs}
+    numbers = [
+        tensor
+        for tensor, name in zip(outputs, exported.outputs, strict=True)
+        if not is_scores(specs[name], proof.frames.size, None)
+    ]
+    return tail.floating(steps(target, exported.data), numbers)
 
 
 def _borders(target: str, exported: Exported) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ CPUs without VNNI add pairs of products in 16 bits, which full 8-bit weights ove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,13 @@ _ADDED = ("_scale", "_zero_point", "_quantized", "_QuantizeLinear_Output", "_Deq
 """What the quantizer appends to names; they are said in every operator and would fill the file."""
 
 
-def lower(data: bytes, ranges: Ranges) -> Lowered:
+def lower(data: bytes, ranges: Ranges, floating: Sequence[str] = ()) -> Lowered:
     """An ONNX file with 8-bit weights and activations.
 
     Args:
         data: the float32 file.
         ranges: of its tensors.
+        floating: tensors whose operators stay in floating point.
 
     Raises:
         ExportError: the quantizer fails (BNF-E052), or finds nothing to quantise (BNF-E053); BNF-E050 a
@@ -44,7 +46,7 @@ def lower(data: bytes, ranges: Ranges) -> Lowered:
     kept = {initializer.name for initializer in float_model.graph.initializer}
     with quiet() as printed:
         try:
-            model = _quantize(float_model, ranges)
+            model = _quantize(float_model, ranges, floating)
         except Exception as error:
             raise ExportError(
                 "BNF-E052",
@@ -82,7 +84,7 @@ def _version() -> str:
     return library_versions("onnxruntime")["onnxruntime"]
 
 
-def _quantize(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto, ranges: Ranges, floating: Sequence[str]) -> onnx.ModelProto:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
@@ -92,6 +94,11 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     limits = {
         name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()
     }
+    left_out = []
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
+        if not set(floating).isdisjoint(node.output):
+            left_out.append(node.name)
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
         per_channel=True,
@@ -100,7 +107,7 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
+        nodes_to_exclude=left_out,
         op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry}),
         extra_options={},
     )

@@ -6,6 +6,8 @@ Inputs and outputs stay float32: the file begins with QUANTIZE and ends with DEQ
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,16 @@ from bnfold.quantize.half_tflite import halve
 from bnfold.quantize.ranges import Ranges
 
 
-def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
+def lower(
+    data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14, floating: Sequence[str] = ()
+) -> Lowered:
     """A TFLite file with 8-bit weights and activations.
 
     Args:
         data: the float32 file.
         ranges: of its tensors.
         runtime: what it is for, as in :func:`bnfold.export.tflite.export`.
+        floating: tensors whose operators stay in floating point.
 
     Raises:
         ExportError: the quantizer fails or gives a scale that is no number (BNF-E052), or finds nothing to
@@ -46,7 +51,7 @@ def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
         )
     with quiet() as printed:
         try:
-            made = _quantize(data, ranges)
+            made = _quantize(data, ranges, floating)
         except Exception as error:
             raise ExportError(
                 "BNF-E052",
@@ -72,7 +77,7 @@ def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
     )
 
 
-def _quantize(data: bytes, ranges: Ranges) -> bytes:
+def _quantize(data: bytes, ranges: Ranges, floating: Sequence[str]) -> bytes:
     from ai_edge_quantizer import qtyping, quantizer
 
     made = quantizer.Quantizer(data)
@@ -85,6 +90,12 @@ def _quantize(data: bytes, ranges: Ranges) -> bytes:
     )
     for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
         made.update_quantization_recipe(".*", border, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    for name in floating:
+        made.update_quantization_recipe(
+            re.escape(name),
+            qtyping.TFLOperationName.ALL_SUPPORTED,
+            algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
+        )
     model = tflite_file.read(data)
     # of activations only: the quantizer takes the range of each channel of a weight from the weight itself
     rank = {

@@ -72,7 +72,7 @@ def lower(data: bytes, ranges: Ranges, floating: Sequence[str] = ()) -> Lowered:
         weights="int8, 7 bits of it, per channel" + (", some float16" if halves.count else ""),
         activations="uint8",
         libraries={"onnxruntime": _version()},
-        findings=[*_left_floating(model), *halves.findings()],
+        findings=[*_left_floating(model, floating), *halves.findings()],
         tensors={name: renamed.get(other, other) for name, other in tensors.items()},
         log=printed.text,
     )
@@ -127,13 +127,14 @@ def _dequantized(model: onnx.ModelProto) -> dict[str, str]:
     return {name: back[codes] for name, codes in quantized.items() if codes in back}
 
 
-def _left_floating(model: onnx.ModelProto) -> list[Finding]:
-    """Operators that read a weight and have no 8-bit input: they compute in float32."""
+def _left_floating(model: onnx.ModelProto, meant: Sequence[str]) -> list[Finding]:
+    """Operators that read a weight and have no 8-bit input, but for those that were ``meant`` to have none."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     floating = [
         node
         for node in model.graph.node
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Cast")
+        and set(meant).isdisjoint(node.output)
         and any(made_by.get(name) == "Cast" for name in node.input)
     ]
     return left.findings("onnx", [node.op_type for node in floating])

@@ -62,7 +62,7 @@ def lower(
     model = tflite_file.read(made)
     _check(model)
     halves = Halves("TFLite")
-    findings = _left_floating(model)
+    findings = _left_floating(model, floating)
     halve(model, halves)
     written = tflite_file.write(model)
     if runtime == TFLITE_2_14:
@@ -142,14 +142,16 @@ def _check(model: Any) -> None:
         )
 
 
-def _left_floating(model: Any) -> list[Finding]:
-    """Operators with floating weights of their own: the quantizer has no integer form of them."""
+def _left_floating(model: Any, meant: Sequence[str]) -> list[Finding]:
+    """Operators with floating weights of their own, but for those that were ``meant`` to stay so."""
     from ai_edge_litert import schema_py_generated as schema
 
     operators = tflite_file.operator_names(model)
-    floating: list[str] = []
+    left_out: list[str] = []
     for graph in model.subgraphs:
         for operator in graph.operators:
+            if not {graph.tensors[index].name.decode() for index in operator.outputs}.isdisjoint(meant):
+                continue
             read = [graph.tensors[index] for index in operator.inputs if index >= 0]
             if any(
                 tensor.type == schema.TensorType.FLOAT32
@@ -157,5 +159,5 @@ def _left_floating(model: Any) -> list[Finding]:
                 and np.prod(tflite_file.shape(tensor)) > 1
                 for tensor in read
             ):
-                floating.append(operators[operator.opcodeIndex])
-    return left.findings("tflite", floating)
+                left_out.append(operators[operator.opcodeIndex])
+    return left.findings("tflite", left_out)

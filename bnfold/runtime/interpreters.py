@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from bnfold.errors import ArtifactError, PlatformError, UsageError
 from bnfold.runtime.session import Binding, Session
 
 
-class Interpreter(NamedTuple):
+class Interpreter:
     """One package that runs one format.
 
     Attributes:
@@ -21,10 +21,11 @@ class Interpreter(NamedTuple):
         extra: the extra of bnfold that installs it.
     """
 
-    name: str
-    target: str
-    module: str
-    extra: str
+    def __init__(self, name: str, target: str, module: str, extra: str) -> None:
+        self.name = name
+        self.target = target
+        self.module = module
+        self.extra = extra
 
 
 # in order of preference: ai-edge-litert succeeds tflite-runtime and also works with numpy 2
@@ -35,7 +36,7 @@ ALL = (
 )
 
 
-class Probe(NamedTuple):
+class Probe:
     """An interpreter as it was found here.
 
     Attributes:
@@ -43,9 +44,10 @@ class Probe(NamedTuple):
         problem: why it does not load; None where it does, or where it is not installed.
     """
 
-    interpreter: Interpreter
-    version: str | None
-    problem: str | None
+    def __init__(self, interpreter: Interpreter, version: str | None, problem: str | None) -> None:
+        self.interpreter = interpreter
+        self.version = version
+        self.problem = problem
 
 
 def probe(target: str | None = None) -> list[Probe]:

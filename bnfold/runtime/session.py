@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array: TypeAlias = NDArray[Any]
-else:  # what a device imports is kept short: every module and every dataclass is half a millisecond
+else:  # a device imports no more than it needs: a dataclass takes half a millisecond, as a module does
     Array = np.ndarray
 
 
@@ -30,19 +30,21 @@ class Session(Protocol):
         ...
 
 
-class FileTensor(NamedTuple):
+class FileTensor:
     """A tensor as the file declares it. None in ``shape``: a size that the file leaves open."""
 
-    shape: tuple[int | None, ...]
-    dtype: str | None
+    def __init__(self, shape: tuple[int | None, ...], dtype: str | None) -> None:
+        self.shape = shape
+        self.dtype = dtype
 
 
-class Binding(NamedTuple):
+class Binding:
     """The tensors of a manifest and the file's own names for them, in the manifest's order."""
 
-    kind: str
-    specs: tuple[TensorSpec, ...]
-    tensors: tuple[str, ...]
+    def __init__(self, kind: str, specs: tuple[TensorSpec, ...], tensors: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.specs = specs
+        self.tensors = tensors
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], kind: str) -> Binding:

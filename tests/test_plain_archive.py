@@ -1,4 +1,4 @@
-"""The archive of an artifact: read where it is of bnfold's own form, left to zipfile where it is anything else."""
+"""The archive of an artifact: read where it is of bnfold's own form, else left to zipfile."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def zipped(write: Callable[[zipfile.ZipFile], None], mode: int = zipfile.ZIP_STO
 
 
 def twice(archive: zipfile.ZipFile) -> None:
+    archive.writestr("bnfold.json", "{}")
     with pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("bnfold.json", "{}")
         archive.writestr("bnfold.json", "[]")
 
 

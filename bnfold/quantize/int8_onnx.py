@@ -128,7 +128,7 @@ def _dequantized(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _left_floating(model: onnx.ModelProto, meant: Sequence[str]) -> list[Finding]:
-    """Operators that read a weight and have no 8-bit input, but for those that were ``meant`` to have none."""
+    """Operators that read a weight and have no 8-bit input, but for those ``meant`` to have none."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     floating = [
         node

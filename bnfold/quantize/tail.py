@@ -58,8 +58,8 @@ def findings(target: str, outputs: Sequence[str]) -> list[Finding]:
             "BNF-E060",
             "info",
             name,
-            f"the last layer before it stays float32 in the int8 {NAMES[target]} file: without frames nothing "
-            "tells how far this output goes",
+            f"the last layer before it stays float32 in the int8 {NAMES[target]} file: without frames "
+            "nothing tells how far this output goes",
             {"output": name, "target": target},
             "nothing to do; with frames (--samples) it becomes int8, too",
         )

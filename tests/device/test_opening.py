@@ -1,4 +1,4 @@
-"""A file that others write to while it is open: the old answers, or an error, and never new ones unannounced."""
+"""A file that others write to while it is open: the old answers, or an error, never new ones unannounced."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What bnfold costs on a device, over the interpreter alone: per frame, at the start, and in memory.
 
-    python benchmarks/edge.py write FOLDER [--precision fp32,int8]
+    python benchmarks/edge.py write FOLDER [--precision fp32,int8] [--nhwc]
     python benchmarks/edge.py time FOLDER [--frames 400] [--starts 10]
 
 The first needs torch; the second needs numpy, bnfold and an interpreter.
@@ -17,7 +17,7 @@ memory      the most that these processes held, after a few frames
 
 The goals: at most 2% or 20 microseconds a frame, whichever is larger; at most 1.2 times the start; at most
 1.1 times the memory. The exit status is 1 where one is missed by the whole interval. Last comes how fast
-each precision is.
+each precision and the other layout are.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ _OURS = (
 # --- the files -------------------------------------------------------------------------------------------
 
 
-def write(folder: Path, precisions: list[str], only: list[str]) -> None:
-    """The digit reader and two networks of full size, in both formats."""
+def write(folder: Path, precisions: list[str], only: list[str], nhwc: bool) -> None:
+    """The digit reader and two networks of full size, in both formats; in float32 also channels last."""
     import torch
 
     sys.path[:0] = [str(Path(__file__).resolve().parent)]
@@ -116,6 +116,11 @@ def write(folder: Path, precisions: list[str], only: list[str]) -> None:
                 name=f"{name}{end}", samples=samples, precision=precision,
             )  # fmt: skip
             print(f"{name}{end}: {'passed' if result.passed else 'not passed'}", flush=True)
+            if nhwc and precision == "fp32":
+                bnfold.convert(
+                    network, (torch.from_numpy(samples[:1]),), to="tflite", output=folder,
+                    name=f"{name}.nhwc", samples=samples, layout="nhwc",
+                )  # fmt: skip
 
 
 # --- one frame -------------------------------------------------------------------------------------------
@@ -262,6 +267,7 @@ def main() -> int:
     parser.add_argument("what", choices=("write", "time"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--precision", default="fp32", help="with commas: fp32,fp16,int8")
+    parser.add_argument("--nhwc", action="store_true", help="write the TFLite files with channels last, too")
     parser.add_argument(
         "--only", default="mnist_mobilenet,mobilenet_v2,resnet18", help="networks, with commas"
     )
@@ -269,7 +275,7 @@ def main() -> int:
     parser.add_argument("--starts", type=int, default=10, help="pairs of processes, per file and interpreter")
     options = parser.parse_args()
     if options.what == "write":
-        write(options.folder, options.precision.split(","), options.only.split(","))
+        write(options.folder, options.precision.split(","), options.only.split(","), options.nhwc)
         return 0
     return measure(options.folder, options.frames, options.starts)
 

@@ -8,7 +8,6 @@ where the file is run. The manifest has ``layout: {"file": "NHWC", "network": "N
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ def said(spec: TensorSpec, moved: Collection[str]) -> dict[str, Any]:
 def file_specs(specs: Sequence[TensorSpec], moved: Collection[str]) -> tuple[TensorSpec, ...]:
     """The network's inputs as the file takes them."""
     return tuple(
-        replace(spec, shape=(spec.shape[0], *spec.shape[2:], spec.shape[1])) if spec.name in moved else spec
+        spec._replace(shape=(spec.shape[0], *spec.shape[2:], spec.shape[1])) if spec.name in moved else spec
         for spec in specs
     )
 
@@ -77,7 +76,7 @@ def file_specs(specs: Sequence[TensorSpec], moved: Collection[str]) -> tuple[Ten
 def network_specs(specs: Sequence[TensorSpec], moved: Collection[str]) -> tuple[TensorSpec, ...]:
     """The file's inputs as the network takes them."""
     return tuple(
-        replace(spec, shape=(spec.shape[0], spec.shape[-1], *spec.shape[1:-1]))
+        spec._replace(shape=(spec.shape[0], spec.shape[-1], *spec.shape[1:-1]))
         if spec.name in moved
         else spec
         for spec in specs

@@ -6,13 +6,16 @@ every step moves forward, so damaged or hostile files end in a coded error.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
+from mmap import mmap
 from typing import Literal, TypeAlias
 
+from bnfold import plain_archive
 from bnfold.errors import ArtifactError, ExportError
 
 Target: TypeAlias = Literal["onnx", "tflite"]
+Data: TypeAlias = "bytes | mmap"
+"""The bytes of a file: read, or mapped."""
 
 KEY = "bnfold.manifest"
 MEMBER = "bnfold.json"
@@ -25,7 +28,7 @@ _METADATA_PROPS, _GRAPH = 14, 7  # field numbers of onnx.ModelProto
 _END_OF_ARCHIVE, _END_SIZE = b"PK\x05\x06", 22
 
 
-def detect(data: bytes) -> Target | None:
+def detect(data: Data) -> Target | None:
     """The format of a model file by its first bytes; None where it is neither.
 
     A TFLite file has the identifier ``TFL3`` at byte 4; ONNX has no magic number, but its serializers write
@@ -36,7 +39,7 @@ def detect(data: bytes) -> Target | None:
     return "onnx" if data[:1] == b"\x08" and len(data) > 2 and 0 < data[1] < 0x80 else None
 
 
-def split(data: bytes, where: str) -> tuple[Target, bytes, bytes | None]:
+def split(data: Data, where: str) -> tuple[Target, bytes, bytes | None]:
     """Format, the model's own bytes, and the manifest's bytes if there are any.
 
     Raises:
@@ -46,7 +49,7 @@ def split(data: bytes, where: str) -> tuple[Target, bytes, bytes | None]:
     return target, b"".join(payload), text
 
 
-def parts(data: bytes, where: str) -> tuple[Target, list[memoryview], bytes | None]:
+def parts(data: Data, where: str) -> tuple[Target, list[memoryview], bytes | None]:
     """Like :func:`split`, with the model's own bytes as pieces of ``data`` in their order: nothing is copied.
 
     Raises:
@@ -75,6 +78,7 @@ def join_tflite(payload: bytes, members: Mapping[str, str]) -> bytes:
     The members are stored uncompressed, as readers of TFLite metadata expect, and dated 1980-01-01, so that
     the same arguments give the same bytes on every operating system.
     """
+    import io
     import zipfile
 
     file = io.BytesIO()
@@ -105,7 +109,7 @@ def _damaged(what: str, where: str) -> ArtifactError:
     )
 
 
-def _split_onnx(data: bytes, where: str) -> tuple[list[memoryview], bytes | None]:
+def _split_onnx(data: Data, where: str) -> tuple[list[memoryview], bytes | None]:
     text: bytes | None = None
     kept: list[memoryview] = []
     whole = memoryview(data)
@@ -124,7 +128,7 @@ def _split_onnx(data: bytes, where: str) -> tuple[list[memoryview], bytes | None
     return kept, text
 
 
-def _entry(data: bytes, start: int, end: int) -> bytes | None:
+def _entry(data: Data, start: int, end: int) -> bytes | None:
     """The value of a ``StringStringEntryProto`` whose key is ours."""
     parts = {number: data[value:stop] for number, _, value, stop in _fields(data, start, end)}
     if parts.get(1) != KEY.encode():
@@ -139,7 +143,7 @@ class _WireError(ValueError):
     """Bytes that are no protobuf message."""
 
 
-def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+def _fields(data: Data, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
     """(field number, start, start of the value, end) of the fields of a protobuf message.
 
     Every step moves forward by at least one byte, and a length that points past the end is an error.
@@ -167,7 +171,7 @@ def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, in
         yield number, start, value, position
 
 
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
+def _varint(data: Data, position: int, end: int) -> tuple[int, int]:
     result = 0
     for shift in range(0, 70, 7):
         if position >= end:
@@ -194,16 +198,26 @@ def _encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _split_tflite(data: bytes, where: str) -> tuple[list[memoryview], bytes | None]:
+def _split_tflite(data: Data, where: str) -> tuple[list[memoryview], bytes | None]:
     root = int.from_bytes(data[:4], "little")
     if not 8 <= root <= len(data) - 4:
         raise _damaged(f"its root table is at byte {root}, and the file has {len(data)}", where)
     if not _ends_in_archive(data):
-        if MEMBER.encode() in data:
+        if data.find(MEMBER.encode()) >= 0:
             raise _damaged("the archive at its end, with the manifest, is cut off", where)
         return [memoryview(data)], None
+    found = plain_archive.read(data, _MAX_DOCUMENT)
+    if found is None or found[0] <= root:
+        found = _read_archive(data, root, where)
+    start, members = found
+    return [memoryview(data)[:start]], members.get(MEMBER)
+
+
+def _read_archive(data: Data, root: int, where: str) -> tuple[int, dict[str, bytes]]:
+    """Where an archive of any form starts, and its member with the manifest."""
+    import io
     import struct
-    import zipfile  # 5 ms that an ONNX artifact has no use for
+    import zipfile
     import zlib
 
     try:
@@ -218,16 +232,15 @@ def _split_tflite(data: bytes, where: str) -> tuple[list[memoryview], bytes | No
                 raise zipfile.BadZipFile("its members claim to be larger than any manifest")
             if (damaged := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"{damaged} fails its CRC-32 check")
-            text = archive.read(MEMBER) if MEMBER in archive.namelist() else None
+            return start, {MEMBER: archive.read(MEMBER)} if MEMBER in archive.namelist() else {}
     except (
         zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, IndexError,
         NotImplementedError, RuntimeError, OSError,
     ) as error:  # fmt: skip
         raise _damaged(f"the archive at its end cannot be read ({error})", where) from error
-    return [memoryview(data)[:start]], text
 
 
-def _ends_in_archive(data: bytes) -> bool:
+def _ends_in_archive(data: Data) -> bool:
     """Whether an end-of-archive record closes the file, its comment included.
 
     The four bytes of its signature alone may well occur among a model's weights.
@@ -236,7 +249,7 @@ def _ends_in_archive(data: bytes) -> bool:
     return at >= 0 and at + _END_SIZE + int.from_bytes(data[at + 20 : at + 22], "little") == len(data)
 
 
-def _looks_like(data: bytes) -> str:
+def _looks_like(data: Data) -> str:
     """What a file that is no artifact is instead, for the message."""
     head = data[:512].lstrip()
     if not data:

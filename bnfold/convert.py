@@ -35,11 +35,12 @@ from bnfold.fold import FoldResult, fold
 from bnfold.fold.report import BatchNormEntry
 from bnfold.fold.rules import all_rules
 from bnfold.normalisation import assumed, by_input
+from bnfold.quantize.calibration import few
 from bnfold.quantize.distil import distil, image_limits
 from bnfold.request import Request, check_labels, check_request
 from bnfold.samples import Frames
 from bnfold.statistics import gate, per_frame
-from bnfold.verify import load_metric, randomness
+from bnfold.verify import kinds, load_metric, randomness
 from bnfold.verify.accuracy import Metric
 from bnfold.verify.candidates import TorchCandidate, single_thread
 from bnfold.verify.proof import Proof
@@ -68,6 +69,7 @@ def convert(
     batch_statistics: str | None = None,
     bake_normalisation: bool = False,
     min_agreement: float | None = None,
+    answers: Mapping[str, str] | None = None,
     layout: str = "nchw",
     runtime: str = "tflite-2.14",
     progress: Progress | None = None,
@@ -105,6 +107,9 @@ def convert(
             takes pixels from 0 to 255 as floats, and so do samples that are floats.
         min_agreement: of a lower precision: the share of frames that must keep their best class, or of
             values that must agree, for the file to pass; 0.99, or 0.98 for ``int8`` without samples.
+        answers: of a lower precision: by output name, ``scores`` (of classes: the largest must stay the same)
+            or ``numbers`` (each must agree). What is not told is scores with ``labels``, behind a softmax, or
+            in a row of three floats and more; then a finding says so.
         layout: ``nhwc``: the TFLite file takes float inputs of four or five axes channels last, as its
             convolutions do. Everything given here, samples too, stays as the network takes it.
         runtime: what a TFLite file is for: ``tflite-2.14`` holds it to the operators that tflite-runtime
@@ -120,7 +125,7 @@ def convert(
         UsageError: options that cannot be used, or do not fit the network; BNF-U152 int8 without samples of a
             network whose population statistics tell no ranges.
         CaptureError, ExportError: the network cannot be captured, or not be expressed in a target.
-        VerifyError, InputError: samples or labels that do not fit.
+        VerifyError, InputError: samples, labels or answers that do not fit.
         PlatformError: a package, an interpreter, a permission or the space on the disk is missing.
     """
     if name is None:
@@ -160,6 +165,8 @@ def convert(
         folded = fold(module, example_inputs, dynamic_batch=dynamic_batch, skip=skipped, prune=prune)
         check_outputs(folded.captured)
         check_labels(request.labels, folded.captured.outputs)
+        if request.monitor:
+            monitor_graph.check_frames(folded.captured.inputs)
         prepared = by_input(normalisation, folded.captured.inputs) if baked is None else baked.normalisation
         moved = movable(folded.captured.inputs, prepared) if request.layout == "nhwc" else frozenset()
         # random numbers would show as failures of everything that follows
@@ -178,11 +185,18 @@ def convert(
         tell("computing the reference")
         random = stand_ins[0] if stand_ins else None
         proof = Proof.of(module, example_inputs, folded, samples, prepared, judged_by, random)
+        ours = folded.module
+        told = kinds.of_network(ours.body, ours.outputs, request.labels, answers)
+        proof.yardstick.kinds = told
+        if request.gate is not None:
+            judged = proof.yardstick.judge
+            sure = {*told, *([judged.output] if judged is not None else [])}
+            found += kinds.doubtful(ours.outputs, sure, proof.frames.size)
         found += proof.yardstick.findings
+        found += few(proof.frames) if request.precision == "int8" else []
         if not f.passed(found):
             return _Attempt(folded, found)
         tell("comparing the fold")
-        ours = folded.module
         proof.measure(TorchCandidate("fold", ours.body, ours.inputs, ours.outputs))
         contents = _contents(module, folded, request, proof, found, per_frame.entries(exchanged))
         drafts = [

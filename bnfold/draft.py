@@ -6,7 +6,7 @@ Nothing is on the disk yet: :mod:`bnfold.delivery` writes drafts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -104,6 +104,10 @@ def make(
     """
     label = target if content.role == "clean" else f"the monitored {target}"
     tell(f"writing {label}")
+    even: list[str] = []
+    if request.gate is not None:
+        body, even = rounding.equalised(content.body, request.gate, proof)
+        content = replace(content, body=body)
     exported = _export(
         target, content, folded, opset=opset, channels_last=channels_last, runtime=request.runtime
     )
@@ -114,6 +118,7 @@ def make(
         exported, quantisation, losses = rounding.lower(
             target, exported, request.gate, proof, request.runtime
         )
+        quantisation["equalised"] = even
     draft = _manifest(target, content, exported, request, folded, normalisation)
     if quantisation is not None:
         draft["quantisation"] = quantisation

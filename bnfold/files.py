@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from bnfold.errors import PlatformError
+from bnfold.errors import ArtifactError, PlatformError
 
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),
@@ -39,3 +41,26 @@ def refuse_special(path: str | os.PathLike[str]) -> None:
             where=str(path),
             fix="save its content to a file, and name that",
         )
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Around what reads an artifact: the operating system's errors become coded ones.
+
+    Raises:
+        ArtifactError: BNF-M001 no such file, or a folder.
+        PlatformError: BNF-P015 the operating system refuses to read it.
+    """
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise ArtifactError(
+            "BNF-M001",
+            f"no artifact here: {error.strerror}",
+            where=str(path),
+            fix="name a .onnx or .tflite file written by bnfold convert",
+        ) from error
+    except OSError as error:
+        raise PlatformError("BNF-P015", f"cannot read the file: {error.strerror}", where=str(path)) from error
+    except ValueError as error:  # a name with a null byte
+        raise ArtifactError("BNF-M001", f"not a file name: {error}", where=repr(str(path))) from error

@@ -12,20 +12,21 @@ is an error and not another answer.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bnfold import manifest_schema
-from bnfold.container import MEMBER, NAMES, Target, detect, join_onnx, join_tflite, parts, split
-from bnfold.errors import ArtifactError, InternalError, PlatformError
-from bnfold.files import refuse_special
-from bnfold.finding import Finding
+from bnfold.container import MEMBER, NAMES, Data, Target, detect, join_onnx, join_tflite, parts, split
+from bnfold.errors import ArtifactError, InternalError
+from bnfold.files import reading, refuse_special
+
+if TYPE_CHECKING:
+    from bnfold.finding import Finding  # findings are the exception, and dataclasses take a while to import
 
 __all__ = [
     "SCHEMA", "Manifest", "Target", "detect", "embed", "embed_onnx", "embed_tflite", "examine", "pack_array",
@@ -60,25 +61,14 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         PlatformError: BNF-P015 the operating system refuses to read it; BNF-P016 a pipe or a device.
     """
     refuse_special(path)
-    try:
+    with reading(path):
         return Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise ArtifactError(
-            "BNF-M001",
-            f"no artifact here: {error.strerror}",
-            where=str(path),
-            fix="name a .onnx or .tflite file written by bnfold convert",
-        ) from error
-    except OSError as error:
-        raise PlatformError("BNF-P015", f"cannot read the file: {error.strerror}", where=str(path)) from error
-    except ValueError as error:  # a name with a null byte
-        raise ArtifactError("BNF-M001", f"not a file name: {error}", where=repr(str(path))) from error
 
 
 # --- bytes -----------------------------------------------------------------------------------------------
 
 
-def parse(data: bytes, *, where: str = "artifact") -> Manifest:
+def parse(data: Data, *, where: str = "artifact") -> Manifest:
     """The manifest inside the bytes of an artifact.
 
     Raises:
@@ -92,7 +82,7 @@ def parse(data: bytes, *, where: str = "artifact") -> Manifest:
     return manifest
 
 
-def examine(data: bytes, *, where: str = "artifact") -> tuple[Manifest, list[Finding]]:
+def examine(data: Data, *, where: str = "artifact") -> tuple[Manifest, list[Finding]]:
     """Like :func:`parse`, for a check that measures what a changed file computes: BNF-M007 is a finding.
 
     Raises:
@@ -108,7 +98,7 @@ def examine(data: bytes, *, where: str = "artifact") -> tuple[Manifest, list[Fin
         )
     manifest = _document(text, where)
     manifest_schema.check(manifest, target, where)
-    return manifest, _changes(manifest, payload, where)
+    return manifest, _changes(manifest, text, payload, where)
 
 
 def strip(data: bytes) -> bytes:
@@ -161,6 +151,8 @@ def embed_tflite(data: bytes, manifest: Mapping[str, Any]) -> bytes:
 
 def pack_array(dtype: str, shape: tuple[int, ...], raw: bytes) -> dict[str, Any]:
     """An array as JSON: ``raw`` holds the elements in C order, little-endian."""
+    import base64
+
     data = base64.b64encode(zlib.compress(raw, 9)).decode("ascii")
     return {"dtype": dtype, "shape": list(shape), "data": data}
 
@@ -171,6 +163,9 @@ def unpack_array(document: Mapping[str, Any], *, where: str) -> tuple[str, tuple
     Raises:
         ArtifactError: BNF-M008 the array is damaged: not base64, not zlib, or of another size.
     """
+    import base64
+    import binascii
+
     dtype, shape = str(document["dtype"]), tuple(document["shape"])
     size = manifest_schema.ITEM_SIZE[dtype]
     for axis in shape:
@@ -197,7 +192,7 @@ def _seal(manifest: Mapping[str, Any], target: Target, payload: bytes) -> str:
     document = {key: value for key, value in manifest.items() if key != "integrity"}
     try:
         text = _dumps(document)
-        document["integrity"] = _integrity(text, [payload])
+        document["integrity"] = _integrity([payload], text.encode())
         sealed = _dumps(document)
         manifest_schema.check(json.loads(sealed), target, "manifest")
     except (ValueError, TypeError, ArtifactError) as error:
@@ -210,24 +205,41 @@ def _dumps(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _integrity(text: str, payload: Sequence[bytes | memoryview]) -> dict[str, Any]:
+def _integrity(payload: Sequence[bytes | memoryview], *text: bytes | memoryview) -> dict[str, Any]:
     checksum = 0
-    for piece in (*payload, text.encode()):
+    for piece in (*payload, *text):
         checksum = zlib.crc32(piece, checksum)
     return {"model_bytes": sum(map(len, payload)), "crc32": f"{checksum:08x}"}
 
 
-def _changes(manifest: Manifest, payload: Sequence[memoryview], where: str) -> list[Finding]:
+def _before_integrity(text: bytes, recorded: Mapping[str, Any]) -> tuple[memoryview, bytes] | None:
+    """What was sealed, as it stands in the file; None where the text is not as :func:`_seal` writes it.
+
+    Then it need not be written anew: at the start of a device that takes as long as reading it. Escaped
+    characters may be halves of a pair, which no UTF-8 has.
+    """
+    if b"\\" in text:
+        return None
+    end = f',"integrity":{_dumps(recorded)}}}'.encode()
+    return (memoryview(text)[: -len(end)], b"}") if text.endswith(end) else None
+
+
+def _changes(manifest: Manifest, text: bytes, payload: Sequence[memoryview], where: str) -> list[Finding]:
     """An error where model and manifest are not those that were sealed together."""
+    recorded = manifest["integrity"]
+    if (sealed := _before_integrity(text, recorded)) is not None and _integrity(payload, *sealed) == recorded:
+        return []
     rest = {key: value for key, value in manifest.items() if key != "integrity"}
     try:
-        found, recorded = _integrity(_dumps(rest), payload), manifest["integrity"]
-    except (ValueError, RecursionError) as error:  # 1e999, a lone surrogate: JSON, but none of ours
+        found = _integrity(payload, _dumps(rest).encode())
+    except (ValueError, RecursionError) as error:  # a lone surrogate: JSON, but none of ours
         raise ArtifactError(
             "BNF-M006", f"the manifest is malformed: {error}", where=where, fix="convert again"
         ) from error
     if found == recorded:
         return []
+    from bnfold.finding import Finding
+
     return [
         Finding(
             "BNF-M007",
@@ -253,7 +265,7 @@ def _document(text: bytes, where: str) -> Manifest:
             fix="convert again",
         )
     try:
-        document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
+        document = json.loads(text.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ArtifactError(
             "BNF-M006", f"the manifest is not JSON: {error}", where=where, fix="convert again"
@@ -265,6 +277,11 @@ def _document(text: bytes, where: str) -> Manifest:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _no_constant(digits)
 
 
 def _payload(data: bytes, target: Target) -> bytes:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import fx
+
 from bnfold.export import Exported
-from bnfold.quantize import losses, make, ranges
+from bnfold.quantize import equalise, losses, make, ranges, tail
 from bnfold.quantize.calibration import LOOKED_INTO, MOST, Calls, described
 from bnfold.quantize.gate import Gate
 from bnfold.quantize.inside import steps
 from bnfold.quantize.losses import Loss
 from bnfold.quantize.ranges import Ranges
+from bnfold.verify.parity import is_exact
 from bnfold.verify.proof import Proof
 
 _ROOM = 1.1
@@ -20,6 +24,19 @@ network has to do without what was cut off. On the sample models 1.1 is better t
 
 _OUTPUT_ROOM = 2.0
 """Of an output's range, where no frame told it: nothing after the last BatchNorm says how far it goes."""
+
+
+_LOOKED_AT = 64
+"""Frames whose values are compared from channel to channel."""
+
+
+def equalised(body: fx.GraphModule, gate: Gate, proof: Proof) -> tuple[fx.GraphModule, list[str]]:
+    """The graph to export for a precision, and the layers whose channels were brought together for it."""
+    if gate.precision != "int8":
+        return body, []
+    names = [spec.name for spec in proof.captured.inputs]
+    calls = Calls(proof.frames, {name: name for name in names}, _LOOKED_AT)
+    return equalise.equalised(body, ([torch.from_numpy(call[name]) for name in names] for call in calls))
 
 
 def lower(
@@ -42,7 +59,9 @@ def lower(
         calls = Calls(proof.frames, exported.inputs, MOST, exported.channels_last)
         limits, source = _ranges(target, exported, calls, told=proof.frames.source == "samples")
         calibration = described(source, calls)
-    lowered = make.lower(target, gate.precision, exported.data, limits, runtime)
+    untold = _untold(target, exported, proof) if limits is not None else {}
+    left = [tensor for tensors in untold.values() for tensor in tensors]
+    lowered = make.lower(target, gate.precision, exported.data, limits, runtime, left)
     few = Calls(proof.frames, exported.inputs, LOOKED_INTO, exported.channels_last)
     _, outputs = _borders(target, exported)
     layers = {
@@ -54,7 +73,7 @@ def lower(
         exported,
         data=lowered.data,
         libraries={**exported.libraries, **lowered.libraries},
-        findings=[*exported.findings, *lowered.findings],
+        findings=[*exported.findings, *lowered.findings, *tail.findings(target, list(untold))],
         log=exported.log + lowered.log,
     )
     said = {
@@ -77,6 +96,23 @@ def _ranges(target: str, exported: Exported, calls: Calls, *, told: bool) -> tup
     bounded = [name for step in clips for name in step.outputs]
     limits = ranges.with_room(limits, _ROOM, but=[*inputs, *bounded])
     return limits, "samples" if told else "population statistics"
+
+
+def _untold(target: str, exported: Exported, proof: Proof) -> dict[str, list[str]]:
+    """By output, the tensors that no statistics tell the range of, where that decides how good answers are.
+
+    Which score is the largest hardly depends on it; what a number is, does.
+    """
+    if proof.frames.source == "samples":
+        return {}
+    _, outputs = _borders(target, exported)
+    specs = {spec.name: spec for spec in proof.captured.outputs}
+    found = steps(target, exported.data)
+    return {
+        name: tail.floating(found, tensor)
+        for tensor, name in zip(outputs, exported.outputs, strict=True)
+        if not is_exact(specs[name].dtype) and proof.yardstick.kind(specs[name]) == "values"
+    }
 
 
 def _borders(target: str, exported: Exported) -> tuple[list[str], list[str]]:

@@ -118,6 +118,15 @@ def _add_artifact_options(parser: CommandParser) -> None:
         help="of answers that fp16 or int8 must keep; default 0.99, for int8 without --samples 0.98",
     )
     parser.option(
+        "--answers",
+        group=group,
+        action="append",
+        default=[],
+        type=values.answer,
+        metavar="[NAME=]KIND",
+        help="of fp16 and int8: an output holds scores (of classes) or numbers; once per output",
+    )
+    parser.option(
         "--monitor",
         group=group,
         action="store_true",
@@ -150,6 +159,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         labels=labels,
         precision=options.precision,
         min_agreement=options.min_agreement,
+        answers=dict(options.answers),
         monitor=options.monitor,
         dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),

@@ -154,7 +154,7 @@ def _samples(
     notes: list[Finding] = []
     if options.input:
         inputs = specs_of(network.example_inputs(loaded.module, options.input), loaded.module)
-        inputs = tuple(replace(spec, shape=(1, *spec.shape[1:])) for spec in inputs)
+        inputs = tuple(spec._replace(shape=(1, *spec.shape[1:])) for spec in inputs)
     else:
         guessed = guess(loaded.module, options.samples, options.color)
         inputs, notes = guessed.inputs, guessed.findings()

@@ -112,6 +112,14 @@ def share(text: str) -> float:
     return value
 
 
+def answer(text: str) -> tuple[str, str]:
+    """An output's name and what it holds; no name is the only output's."""
+    name, _, kind = text.rpartition("=")
+    if kind not in ("scores", "numbers"):
+        raise _unreadable(f"{text!r} says neither scores nor numbers", "--answers pose=numbers")
+    return name, kind
+
+
 def positives(text: str) -> list[float]:
     """Numbers above 0 joined by commas."""
     return [positive(part) for part in text.split(",")]

@@ -109,6 +109,7 @@ CAUSES = {
     "BNF-R034": "several frames at once, where a monitor takes one",
     "BNF-D001": "too few independent frames for a verdict on drift",
     "BNF-R031": "what is given as frames is no array of numbers with the frames along its first axis",
+    "BNF-V044": "`--answers` names an output that there is not, or says something of it that it cannot be",
     "BNF-V009": "few sample frames: seeded random ones were added",
     "BNF-M031": "no monitor's state, or a damaged one",
     "BNF-M007": "the bytes of the artifact were changed after bnfold wrote it",

@@ -104,6 +104,17 @@ def test_a_symbolic_batch_is_monitored_too(tmp_path: Path) -> None:
     np.testing.assert_allclose(several[1:2], alone, atol=1e-5)
 
 
+def test_several_frames_a_call_are_refused(tmp_path: Path) -> None:
+    """Neither drift nor monitor could use the file."""
+    batch = (torch.zeros(4, *SHAPE[1:]),)
+    with pytest.raises(UsageError) as caught:
+        bnfold.convert(built(Small), batch, output=tmp_path, name="net", samples=frames(48), monitor=True)
+    assert caught.value.code == "BNF-U148"
+    assert "4 frames" in caught.value.what
+    assert list(tmp_path.iterdir()) == []
+    assert bnfold.convert(built(Small), batch, output=tmp_path, name="net", samples=frames(48)).passed
+
+
 def test_nothing_to_monitor_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         convert(tmp_path, nn.Conv2d(3, 4, 3), monitor=True)

@@ -194,6 +194,19 @@ def test_the_monitored_file_has_float16_weights_too(tmp_path: Path) -> None:
     assert drifted.drifted
 
 
+@pytest.mark.parametrize(("count", "warned"), [(1, True), (31, True), (32, False)])
+def test_a_calibration_on_too_few_frames_is_a_warning(count: int, warned: bool, tmp_path: Path) -> None:
+    result = convert(tmp_path, precision="int8", to=("onnx",), samples=frames(count), min_agreement=0.5)
+    found = [one for one in result.findings if one.code == "BNF-V042"]
+    told = [(one.severity, one.evidence["given"]) for one in found]
+    assert told == ([("warning", count)] if warned else [])
+    if warned:
+        assert f"from {count} frame" in found[0].message
+    for other in ({"precision": "fp16"}, {"precision": "fp32"}):
+        result = convert(tmp_path, to=("onnx",), samples=frames(1), **other)
+        assert "BNF-V042" not in {one.code for one in result.findings}
+
+
 def test_weights_out_of_range_stop_the_conversion(tmp_path: Path) -> None:
     module = built(Small)
     with torch.no_grad():

@@ -94,6 +94,17 @@ def test_entries_that_are_not_what_they_should_be(told: str) -> None:
     assert told in caught.value.what
 
 
+@pytest.mark.parametrize("value", ["1e999", "-1" + "0" * 400 + ".0", r'"\ud800"', "NaN"])
+def test_a_text_that_was_sealed_as_it_stands(value: str) -> None:
+    """JSON for Python, with a checksum that is right, and nothing that bnfold could have written."""
+    text = json.dumps(document(), ensure_ascii=False, separators=(",", ":"))[:-1] + f',"more":{value}'
+    crc = zlib.crc32(f"{text}}}".encode(), zlib.crc32(ONNX))
+    integrity = json.dumps({"model_bytes": len(ONNX), "crc32": f"{crc:08x}"}, separators=(",", ":"))
+    with pytest.raises(ArtifactError) as caught:
+        manifest.parse(container.join_onnx(ONNX, f'{text},"integrity":{integrity}}}'))
+    assert caught.value.code == "BNF-M006"
+
+
 def test_a_manifest_of_hundreds_of_megabytes() -> None:
     with pytest.raises(ArtifactError, match="its manifest has") as caught:
         manifest.parse(container.join_onnx(ONNX, " " * (2**26 + 1)))

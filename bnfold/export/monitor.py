@@ -23,6 +23,7 @@ from bnfold.fold import FoldResult
 from bnfold.fold.constants import Constants
 from bnfold.fold.site import batch_norm_calls
 from bnfold.samples import Frames
+from bnfold.signature import TensorSpec
 from bnfold.verify.candidates import TorchCandidate
 
 _MOST_FRAMES = 200
@@ -47,6 +48,23 @@ def reference(module: nn.Module, folded: FoldResult) -> Reference:
             positions = rows // frames * math.prod(spatial)
             layers.append(_layer(entry.name, node, positions, constants, owners))
     return Reference(tuple(layers))
+
+
+def check_frames(inputs: Sequence[TensorSpec]) -> None:
+    """Refuse a monitored file that takes several frames per call: nothing that looks at it gives it so many.
+
+    Raises:
+        UsageError: BNF-U148.
+    """
+    for spec in inputs:
+        if spec.shape and spec.shape[0] not in (None, 1):
+            raise UsageError(
+                "BNF-U148",
+                f"the network is converted for {spec.shape[0]} frames per call, and bnfold drift and monitor "
+                "give a monitored file one at a time",
+                where=f"input {spec.name!r}, monitor",
+                fix="convert with --input 1x..., or to ONNX with --dynamic-batch",
+            )
 
 
 def _layer(

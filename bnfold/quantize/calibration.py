@@ -6,11 +6,16 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from bnfold.channels_last import to_file
+from bnfold.finding import Finding
 from bnfold.inner_values import Feeds
 from bnfold.samples import Frames
+from bnfold.wording import count
 
 MOST = 500
 """Frames whose ranges are taken, evenly spaced: of more, the others tell whether the ranges hold."""
+
+FEW = 32
+"""Fewer frames than these are no sample of what a device will see."""
 
 LOOKED_INTO = 16
 """Frames that the losses of the layers are taken from."""
@@ -46,6 +51,24 @@ class Calls:
         for number, inputs in enumerate(self._frames):
             if number < self._end and number % self._stride == 0:
                 yield {self._names[name]: array for name, array in to_file(inputs, self._moved).items()}
+
+
+def few(frames: Frames) -> list[Finding]:
+    """A warning where the ranges of an int8 file come from fewer of the user's frames than they should."""
+    if frames.source != "samples" or frames.given >= FEW:
+        return []
+    return [
+        Finding(
+            "BNF-V042",
+            "warning",
+            "samples",
+            f"the range of every activation comes from {count(frames.given, 'frame')}, and {FEW} are the "
+            "least that can stand for others: what goes further on the device is cut off",
+            {"given": frames.given, "least": FEW, "most": MOST},
+            f"give {FEW} to {MOST} frames as the device sees them (--samples), or none: the population "
+            "statistics stand for more than a few frames do",
+        )
+    ]
 
 
 def described(source: str, calls: Calls) -> dict[str, Any]:

@@ -7,6 +7,7 @@ CPUs without VNNI add pairs of products in 16 bits, which full 8-bit weights ove
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +28,13 @@ _ADDED = ("_scale", "_zero_point", "_quantized", "_QuantizeLinear_Output", "_Deq
 """What the quantizer appends to names; they are said in every operator and would fill the file."""
 
 
-def lower(data: bytes, ranges: Ranges) -> Lowered:
+def lower(data: bytes, ranges: Ranges, floating: Sequence[str] = ()) -> Lowered:
     """An ONNX file with 8-bit weights and activations.
 
     Args:
         data: the float32 file.
         ranges: of its tensors.
+        floating: tensors whose operators stay in floating point.
 
     Raises:
         ExportError: the quantizer fails (BNF-E052), or finds nothing to quantise (BNF-E053); BNF-E050 a
@@ -44,7 +46,7 @@ def lower(data: bytes, ranges: Ranges) -> Lowered:
     kept = {initializer.name for initializer in float_model.graph.initializer}
     with quiet() as printed:
         try:
-            model = _quantize(float_model, ranges)
+            model = _quantize(float_model, ranges, floating)
         except Exception as error:
             raise ExportError(
                 "BNF-E052",
@@ -70,7 +72,7 @@ def lower(data: bytes, ranges: Ranges) -> Lowered:
         weights="int8, 7 bits of it, per channel" + (", some float16" if halves.count else ""),
         activations="uint8",
         libraries={"onnxruntime": _version()},
-        findings=[*_left_floating(model), *halves.findings()],
+        findings=[*_left_floating(model, floating), *halves.findings()],
         tensors={name: renamed.get(other, other) for name, other in tensors.items()},
         log=printed.text,
     )
@@ -82,7 +84,7 @@ def _version() -> str:
     return library_versions("onnxruntime")["onnxruntime"]
 
 
-def _quantize(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto, ranges: Ranges, floating: Sequence[str]) -> onnx.ModelProto:
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
@@ -92,6 +94,11 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     limits = {
         name: (np.array(low, np.float32), np.array(high, np.float32)) for name, (low, high) in ranges.items()
     }
+    left_out = []
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
+        if not set(floating).isdisjoint(node.output):
+            left_out.append(node.name)
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
         per_channel=True,
@@ -100,7 +107,7 @@ def _quantize(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
+        nodes_to_exclude=left_out,
         op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry}),
         extra_options={},
     )
@@ -120,13 +127,14 @@ def _dequantized(model: onnx.ModelProto) -> dict[str, str]:
     return {name: back[codes] for name, codes in quantized.items() if codes in back}
 
 
-def _left_floating(model: onnx.ModelProto) -> list[Finding]:
-    """Operators that read a weight and have no 8-bit input: they compute in float32."""
+def _left_floating(model: onnx.ModelProto, meant: Sequence[str]) -> list[Finding]:
+    """Operators that read a weight and have no 8-bit input, but for those ``meant`` to have none."""
     made_by = {name: node.op_type for node in model.graph.node for name in node.output}
     floating = [
         node
         for node in model.graph.node
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Cast")
+        and set(meant).isdisjoint(node.output)
         and any(made_by.get(name) == "Cast" for name in node.input)
     ]
     return left.findings("onnx", [node.op_type for node in floating])

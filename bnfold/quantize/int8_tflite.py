@@ -6,6 +6,8 @@ Inputs and outputs stay float32: the file begins with QUANTIZE and ends with DEQ
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +26,16 @@ from bnfold.quantize.half_tflite import halve
 from bnfold.quantize.ranges import Ranges
 
 
-def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
+def lower(
+    data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14, floating: Sequence[str] = ()
+) -> Lowered:
     """A TFLite file with 8-bit weights and activations.
 
     Args:
         data: the float32 file.
         ranges: of its tensors.
         runtime: what it is for, as in :func:`bnfold.export.tflite.export`.
+        floating: tensors whose operators stay in floating point.
 
     Raises:
         ExportError: the quantizer fails or gives a scale that is no number (BNF-E052), or finds nothing to
@@ -46,7 +51,7 @@ def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
         )
     with quiet() as printed:
         try:
-            made = _quantize(data, ranges)
+            made = _quantize(data, ranges, floating)
         except Exception as error:
             raise ExportError(
                 "BNF-E052",
@@ -57,7 +62,7 @@ def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
     model = tflite_file.read(made)
     _check(model)
     halves = Halves("TFLite")
-    findings = _left_floating(model)
+    findings = _left_floating(model, floating)
     halve(model, halves)
     written = tflite_file.write(model)
     if runtime == TFLITE_2_14:
@@ -72,7 +77,7 @@ def lower(data: bytes, ranges: Ranges, runtime: str = TFLITE_2_14) -> Lowered:
     )
 
 
-def _quantize(data: bytes, ranges: Ranges) -> bytes:
+def _quantize(data: bytes, ranges: Ranges, floating: Sequence[str]) -> bytes:
     from ai_edge_quantizer import qtyping, quantizer
 
     made = quantizer.Quantizer(data)
@@ -85,6 +90,12 @@ def _quantize(data: bytes, ranges: Ranges) -> bytes:
     )
     for border in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
         made.update_quantization_recipe(".*", border, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
+    for name in floating:
+        made.update_quantization_recipe(
+            re.escape(name),
+            qtyping.TFLOperationName.ALL_SUPPORTED,
+            algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE,
+        )
     model = tflite_file.read(data)
     # of activations only: the quantizer takes the range of each channel of a weight from the weight itself
     rank = {
@@ -131,14 +142,16 @@ def _check(model: Any) -> None:
         )
 
 
-def _left_floating(model: Any) -> list[Finding]:
-    """Operators with floating weights of their own: the quantizer has no integer form of them."""
+def _left_floating(model: Any, meant: Sequence[str]) -> list[Finding]:
+    """Operators with floating weights of their own, but for those that were ``meant`` to stay so."""
     from ai_edge_litert import schema_py_generated as schema
 
     operators = tflite_file.operator_names(model)
-    floating: list[str] = []
+    left_out: list[str] = []
     for graph in model.subgraphs:
         for operator in graph.operators:
+            if not {graph.tensors[index].name.decode() for index in operator.outputs}.isdisjoint(meant):
+                continue
             read = [graph.tensors[index] for index in operator.inputs if index >= 0]
             if any(
                 tensor.type == schema.TensorType.FLOAT32
@@ -146,5 +159,5 @@ def _left_floating(model: Any) -> list[Finding]:
                 and np.prod(tflite_file.shape(tensor)) > 1
                 for tensor in read
             ):
-                floating.append(operators[operator.opcodeIndex])
-    return left.findings("tflite", floating)
+                left_out.append(operators[operator.opcodeIndex])
+    return left.findings("tflite", left_out)

@@ -9,7 +9,22 @@
 
 from __future__ import annotations
 
-from bnfold.runtime.model import Model, OutputCheck, open
-from bnfold.runtime.scores import Score
+from typing import TYPE_CHECKING, Any
+
+from bnfold.runtime.model import Model, open
+
+if TYPE_CHECKING:
+    from bnfold.runtime.scores import Score
+    from bnfold.runtime.self_test import OutputCheck
 
 __all__ = ["Model", "OutputCheck", "Score", "open"]
+
+_LATER = {"OutputCheck": "self_test", "Score": "scores"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -22,14 +22,14 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeSession:
     """See :class:`bnfold.runtime.session.Session`. Safe to call from several threads at once."""
 
-    def __init__(self, data: bytes, threads: int, inputs: Binding, outputs: Binding) -> None:
+    def __init__(self, source: bytes | str, threads: int, inputs: Binding, outputs: Binding) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERRORS_ONLY  # failures are exceptions, and stay on the terminal too
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         inputs.check({node.name: _declared(node) for node in session.get_inputs()})
         outputs.check({node.name: _declared(node) for node in session.get_outputs()})
         self._run = session.run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock  # threading's Lock, without the rest of it
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +20,11 @@ class TfliteSession:
     turns and never see each other's frame.
     """
 
-    def __init__(self, module: Any, data: bytes, threads: int, inputs: Binding, outputs: Binding) -> None:
-        interpreter = module.Interpreter(model_content=data, num_threads=threads)
+    def __init__(
+        self, module: Any, source: bytes | str, threads: int, inputs: Binding, outputs: Binding
+    ) -> None:
+        given = {"model_path" if isinstance(source, str) else "model_content": source}
+        interpreter = module.Interpreter(**given, num_threads=threads)
         with quiet_stderr(_CHATTER):
             interpreter.allocate_tensors()
         found_inputs, found_outputs = _tensors(interpreter)
@@ -30,7 +33,7 @@ class TfliteSession:
         self._inputs = [int(found_inputs[name]["index"]) for name in inputs.tensors]
         self._outputs = [int(found_outputs[name]["index"]) for name in outputs.tensors]
         self._interpreter = interpreter
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         interpreter = self._interpreter

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnfold.errors import InputError
-from bnfold.runtime import images
-from bnfold.runtime.preprocess import Preprocessor
 from bnfold.runtime.session import Array
 from bnfold.signature import TensorSpec
+
+if TYPE_CHECKING:
+    from bnfold.runtime.preprocess import Preprocessor
 
 
 class Feeds:
@@ -76,6 +77,8 @@ class Feeds:
 
     def _prepared(self, spec: TensorSpec, value: Any) -> Array:
         if isinstance(value, str | os.PathLike):
+            from bnfold.runtime import images
+
             try:
                 return self._prepared(spec, images.read(value))
             except InputError as error:
@@ -96,6 +99,8 @@ class Feeds:
         """One frame or, with four axes, a stack of them."""
         preprocessor = self._preprocessors.get(spec.name)
         if preprocessor is None:
+            from bnfold.runtime.preprocess import Preprocessor
+
             preprocessor = Preprocessor(spec, self._normalisations[spec.name])
             self._preprocessors[spec.name] = preprocessor
         if array.ndim == 4:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +11,6 @@ from bnfold.errors import ArtifactError, PlatformError, UsageError
 from bnfold.runtime.session import Binding, Session
 
 
-@dataclass(frozen=True)
 class Interpreter:
     """One package that runs one format.
 
@@ -23,10 +21,11 @@ class Interpreter:
         extra: the extra of bnfold that installs it.
     """
 
-    name: str
-    target: str
-    module: str
-    extra: str
+    def __init__(self, name: str, target: str, module: str, extra: str) -> None:
+        self.name = name
+        self.target = target
+        self.module = module
+        self.extra = extra
 
 
 # in order of preference: ai-edge-litert succeeds tflite-runtime and also works with numpy 2
@@ -37,7 +36,6 @@ ALL = (
 )
 
 
-@dataclass(frozen=True)
 class Probe:
     """An interpreter as it was found here.
 
@@ -46,9 +44,10 @@ class Probe:
         problem: why it does not load; None where it does, or where it is not installed.
     """
 
-    interpreter: Interpreter
-    version: str | None
-    problem: str | None
+    def __init__(self, interpreter: Interpreter, version: str | None, problem: str | None) -> None:
+        self.interpreter = interpreter
+        self.version = version
+        self.problem = problem
 
 
 def probe(target: str | None = None) -> list[Probe]:
@@ -78,7 +77,7 @@ def version(interpreter: Interpreter) -> str:
 
 
 def start(
-    data: bytes,
+    source: bytes | str,
     manifest: Mapping[str, Any],
     inputs: Binding,
     outputs: Binding,
@@ -87,6 +86,9 @@ def start(
     runtime: str | None,
 ) -> tuple[Interpreter, Session]:
     """Loads the model into the first interpreter that can be imported, or into the one asked for.
+
+    Args:
+        source: the artifact's bytes, or the path where the interpreter finds them.
 
     Raises:
         UsageError: BNF-U060 ``runtime`` names no interpreter of this format.
@@ -99,10 +101,10 @@ def start(
         if interpreter.target == "onnx":
             from bnfold.runtime.backend_onnxruntime import OnnxRuntimeSession
 
-            return interpreter, OnnxRuntimeSession(data, threads, inputs, outputs)
+            return interpreter, OnnxRuntimeSession(source, threads, inputs, outputs)
         from bnfold.runtime.backend_tflite import TfliteSession
 
-        return interpreter, TfliteSession(module, data, threads, inputs, outputs)
+        return interpreter, TfliteSession(module, source, threads, inputs, outputs)
     except ArtifactError:
         raise
     except Exception as error:  # each interpreter has exception types of its own, without a common base

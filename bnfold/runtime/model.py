@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bnfold import manifest as manifest_file
-from bnfold import numerics
 from bnfold.errors import ArtifactError, BnfoldError, UsageError
-from bnfold.runtime import golden, interpreters, scores
+from bnfold.runtime import interpreters, opening
 from bnfold.runtime.feeds import Feeds
-from bnfold.runtime.scores import Score
 from bnfold.runtime.session import Array, Binding
 from bnfold.signature import TensorSpec
+
+if TYPE_CHECKING:  # what opening and answering do not need is imported where it is
+    from bnfold.runtime.opening import Held
+    from bnfold.runtime.scores import Score
+    from bnfold.runtime.self_test import OutputCheck
 
 Outputs: TypeAlias = dict[str, Array]
 
 
-@dataclass(frozen=True)
-class OutputCheck:
-    """How far one output of the golden frame is from what it was at conversion."""
-
-    output: str
-    max_abs_error: float
-    tolerance: float
-    passed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON types; an error that is not finite is null."""
-        error = self.max_abs_error if math.isfinite(self.max_abs_error) else None
-        return {**asdict(self), "max_abs_error": error}
-
-
-def open(artifact: str | os.PathLike[str], *, threads: int = 1, runtime: str | None = None) -> Model:
+def open(
+    artifact: str | os.PathLike[str],
+    *,
+    threads: int = 1,
+    runtime: str | None = None,
+    in_memory: bool = False,
+) -> Model:
     """Opens an ONNX or TFLite artifact in the interpreter that is installed.
 
     Args:
         artifact: a file written by ``bnfold convert``. Its checksum is verified.
         threads: how many threads one answer may use.
         runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None: the first there is.
+        in_memory: read the whole file, so that it may be written over while the model is in use. That takes
+            longer and, in onnxruntime, more memory; see :mod:`bnfold.runtime.opening`.
 
     Raises:
         ArtifactError: BNF-M001 to BNF-M007 as :func:`bnfold.manifest.read`; BNF-M010 the interpreter does not
@@ -51,13 +45,27 @@ def open(artifact: str | os.PathLike[str], *, threads: int = 1, runtime: str | N
     """
     if threads < 1:
         raise UsageError("BNF-U061", f"threads is {threads}", fix="give 1 or more")
-    data = manifest_file.read_bytes(artifact)
-    manifest = manifest_file.parse(data, where=str(artifact))
     try:
-        return Model(data, manifest, threads=threads, runtime=runtime)
+        held = None if in_memory else opening.hold(artifact)
+        model = None if held is None else _from_path(held, threads, runtime)
+        if model is None:
+            data = manifest_file.read_bytes(artifact)
+            manifest = manifest_file.parse(data, where=str(artifact))
+            model = Model(data, manifest, threads=threads, runtime=runtime)
+        return model
     except BnfoldError as error:
         error.where = error.where or str(artifact)
         raise
+
+
+def _from_path(held: Held, threads: int, runtime: str | None) -> Model | None:
+    """The model, opened by its path; None where the file's bytes must decide."""
+    manifest = held.read()
+    try:
+        model = Model(held, manifest, threads=threads, runtime=runtime)
+    except ArtifactError:  # it may be the path that the interpreter does not take, or another file by now
+        return None
+    return model if held.in_place() else None
 
 
 class Model:
@@ -72,15 +80,27 @@ class Model:
     """
 
     def __init__(
-        self, data: bytes, manifest: Mapping[str, Any], *, threads: int = 1, runtime: str | None = None
+        self,
+        source: bytes | Held,
+        manifest: Mapping[str, Any],
+        *,
+        threads: int = 1,
+        runtime: str | None = None,
     ) -> None:
         inputs, outputs = Binding.of(manifest, "inputs"), Binding.of(manifest, "outputs")
         self.manifest = manifest
         self.inputs: tuple[TensorSpec, ...] = inputs.specs
         self.outputs: tuple[TensorSpec, ...] = outputs.specs
         self._interpreter, self._session = interpreters.start(
-            data, manifest, inputs, outputs, threads=threads, runtime=runtime
+            source if isinstance(source, bytes) else source.path,
+            manifest,
+            inputs,
+            outputs,
+            threads=threads,
+            runtime=runtime,
         )
+        # onnxruntime has copied all of the file by now, TFLite interpreters keep it mapped
+        self._held = source if isinstance(source, opening.Held) and manifest["target"] == "tflite" else None
         self._names = [spec.name for spec in self.outputs]
         self._feeds = Feeds(
             self.inputs, {entry["name"]: entry["normalisation"] for entry in manifest["inputs"]}
@@ -121,6 +141,7 @@ class Model:
                 frames for a batch of another size, R014 no normalisation, R015 not an image, R018 values
                 that are not finite); as :func:`bnfold.runtime.images.read` for a path.
             ArtifactError: BNF-M012 the interpreter stopped.
+            PlatformError: BNF-P080 the artifact's file was written into since it was opened.
         """
         return self._run(self._feeds.of_frame(frame))
 
@@ -150,6 +171,7 @@ class Model:
             InputError: BNF-R010 shape, BNF-R011 dtype, BNF-R012 names, BNF-R013 another batch, BNF-R018
                 values that are not finite: many networks swallow NaN and answer as if nothing were wrong.
             ArtifactError: BNF-M012 the interpreter stopped.
+            PlatformError: BNF-P080 the artifact's file was written into since it was opened.
         """
         return self._run(self._feeds.of_arrays(arrays))
 
@@ -168,6 +190,8 @@ class Model:
                 number, or as many scores as labels are not there.
             UsageError: BNF-U062 the model has several outputs and ``output`` names none of them.
         """
+        from bnfold.runtime import scores
+
         return scores.top(self._pick(outputs, output), self.manifest["labels"], k)
 
     def self_test(self) -> list[OutputCheck]:
@@ -179,25 +203,16 @@ class Model:
         Raises:
             ArtifactError: BNF-M009 the artifact carries no golden frame; BNF-M008 it is damaged.
         """
-        recorded = self.manifest["golden"]
-        if recorded is None:
-            raise ArtifactError(
-                "BNF-M009", "the artifact carries no golden frame", fix="convert the checkpoint again"
-            )
-        where = f"golden frame of {self.manifest['name']!r}"
-        inputs = {name: golden.decode(entry, where=where) for name, entry in recorded["inputs"].items()}
-        outputs = self.predict_raw(inputs)
-        checks = []
-        for name, entry in recorded["outputs"].items():
-            expected = golden.decode(entry, where=where)
-            same = expected.shape == outputs[name].shape and expected.dtype == outputs[name].dtype
-            error = numerics.max_abs_error(outputs[name], expected) if same else math.inf
-            checks.append(OutputCheck(name, error, entry["tolerance"], error <= entry["tolerance"]))
-        return checks
+        from bnfold.runtime import self_test
+
+        return self_test.replay(self)
 
     def _run(self, arrays: list[Array]) -> Outputs:
+        held = self._held
+        if held is not None:
+            held.verify()
         try:
-            return dict(zip(self._names, self._session.run(arrays), strict=True))
+            outputs = dict(zip(self._names, self._session.run(arrays), strict=True))
         except Exception as error:  # interpreters have exception types of their own, without a common base
             raise ArtifactError(
                 "BNF-M012",
@@ -205,6 +220,9 @@ class Model:
                 where=f"model {self.manifest['name']!r}",
                 fix="check that integer inputs are within the range that the model was made for",
             ) from error
+        if held is not None:
+            held.verify()
+        return outputs
 
     def _pick(self, outputs: Outputs | Array, output: str | None) -> Array:
         if not isinstance(outputs, Mapping):

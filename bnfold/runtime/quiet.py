@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
+from _thread import allocate_lock  # threading's Lock, without the rest of it
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO
 
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = allocate_lock()
 
 
 @contextmanager

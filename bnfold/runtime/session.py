@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.errors import ArtifactError
 from bnfold.signature import TensorSpec
 
-Array: TypeAlias = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+else:  # a device imports no more than it needs: a dataclass takes half a millisecond, as a module does
+    Array = np.ndarray
 
 
 class Session(Protocol):
     """A loaded model file in one interpreter.
 
-    A back end is one file: a class that is built from the file's bytes, the thread count and the file's own
-    names of the inputs and outputs, and that fills in nothing by position.
+    A back end is one file: a class that is built from the file (its path, or its bytes), the thread count and
+    the file's own names of the inputs and outputs, and that fills in nothing by position.
     """
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
@@ -27,21 +30,21 @@ class Session(Protocol):
         ...
 
 
-@dataclass(frozen=True)
 class FileTensor:
     """A tensor as the file declares it. None in ``shape``: a size that the file leaves open."""
 
-    shape: tuple[int | None, ...]
-    dtype: str | None
+    def __init__(self, shape: tuple[int | None, ...], dtype: str | None) -> None:
+        self.shape = shape
+        self.dtype = dtype
 
 
-@dataclass(frozen=True)
 class Binding:
     """The tensors of a manifest and the file's own names for them, in the manifest's order."""
 
-    kind: str
-    specs: tuple[TensorSpec, ...]
-    tensors: tuple[str, ...]
+    def __init__(self, kind: str, specs: tuple[TensorSpec, ...], tensors: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.specs = specs
+        self.tensors = tensors
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], kind: str) -> Binding:

@@ -171,6 +171,8 @@ def compare(
         tell("computing the reference")
         measure = _yardstick(left, right, captured, example.get(left), frames, metric)
         said.extend(measure.findings)
+        for which in (left, right):
+            measure.kinds = {**measure.kinds, **which.kinds()}
         if captured is not None and left.module is not None and not isinstance(left.module, FoldedModule):
             module = _own(left.module, example[left], captured)
             said.extend(batch.check(module, captured.inputs, captured.outputs, frames, measure.bounds))

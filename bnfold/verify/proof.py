@@ -91,6 +91,7 @@ class Proof:
         if self._several is None:
             frames, outputs = _together(self.frames), self.captured.outputs
             self._several = yardstick.build(twin(self.captured), original(self.captured), outputs, frames)
+            self._several.kinds = self.yardstick.kinds
         return self._several.measure(candidate)
 
     def rows(self, target: str, role: str = "clean") -> list[dict[str, Any]]:

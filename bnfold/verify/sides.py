@@ -23,6 +23,8 @@ from bnfold.fold import FoldedModule, FoldResult
 from bnfold.quantize.gate import Gate
 from bnfold.runtime import Model, interpreters
 from bnfold.signature import TensorSpec
+from bnfold.verify import kinds
+from bnfold.verify.agreement import Kind
 from bnfold.verify.candidates import ArtifactCandidate, Candidate, TorchCandidate, module_call, to_tensor
 
 Array = NDArray[Any]
@@ -74,6 +76,10 @@ class Side:
     def gate(self) -> Gate | None:
         """What a low-precision artifact is held to; None for anything else."""
         return self.artifacts[0].gate if self.artifacts else None
+
+    def kinds(self) -> dict[str, Kind]:
+        """What the outputs of a low-precision artifact are held to, by name."""
+        return kinds.recorded(self.artifacts[0].model.manifest) if self.artifacts else {}
 
     def noise_floor(self) -> dict[str, float]:
         """What the manifest recorded, by output name."""

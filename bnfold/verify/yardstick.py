@@ -16,7 +16,7 @@ from bnfold.samples import Frames, Inputs
 from bnfold.signature import TensorSpec
 from bnfold.verify import findings, parity, randomness
 from bnfold.verify.accuracy import Accuracy, Judge, Metric, judge
-from bnfold.verify.agreement import Agreement, Tally, is_scores
+from bnfold.verify.agreement import Agreement, Kind, Tally, is_scores
 from bnfold.verify.candidates import Candidate
 from bnfold.verify.divergence import Divergence
 from bnfold.verify.parity import Bound, Parity
@@ -38,6 +38,7 @@ class Yardstick:
         accuracy: grows with every candidate measured; None without labels.
         usable: whether anything can be compared.
         gate: of a reference that is a low-precision artifact itself.
+        kinds: what is known of outputs, see :mod:`bnfold.verify.kinds`.
     """
 
     frames: Frames
@@ -50,6 +51,7 @@ class Yardstick:
     _expected: list[dict[str, Array]] = field(repr=False)
     _kept: list[dict[str, Array]] = field(repr=False)
     gate: Gate | None = None
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
 
     @property
     def usable(self) -> bool:
@@ -110,17 +112,22 @@ class Yardstick:
                 said.extend(findings.changed(score))
         return Measurement(results, different, said, worst[1], agreement)
 
+    def kind(self, spec: TensorSpec) -> Kind:
+        """What a low-precision candidate must keep of an output."""
+        judged = self.judge.output if self.judge is not None else None
+        scores = is_scores(spec, self.frames.size, judged)
+        return self.kinds.get(spec.name, "top-1" if scores else "values")
+
     def _tallies(self, gate: Gate | None) -> dict[str, Tally]:
         """What counts the agreement of each output; nothing for float32."""
         if gate is None:
             return {}
-        judged = self.judge.output if self.judge is not None else None
         return {
             spec.name: Tally(
                 spec,
                 gate,
                 self.bounds[spec.name].spread,
-                scores=is_scores(spec, self.frames.size, judged),
+                scores=self.kind(spec) == "top-1",
                 ties=self.frames.source == "random",
             )
             for spec in self.outputs

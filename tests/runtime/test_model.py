@@ -12,8 +12,7 @@ from onnx import helper
 import bnfold
 from bnfold import manifest
 from bnfold.errors import ArtifactError, BnfoldError, InputError, UsageError
-from bnfold.runtime import Model, golden
-from bnfold.runtime.model import OutputCheck
+from bnfold.runtime import Model, OutputCheck, golden
 
 from .models import Tensors, artifact, document, onnx_bytes
 

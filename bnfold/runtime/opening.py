@@ -1,0 +1,114 @@
+"""An artifact opened by its path: what was checked is what runs, without a copy of the file in memory.
+
+The file is mapped and checked, then the interpreter opens it by its path, and then it is asked whether
+that was the same file and nobody wrote to it meanwhile; if somebody did, its bytes are read and decide.
+Timestamps tell that only of a file that was left alone for a while before: a younger one is read, too.
+
+A TFLite interpreter keeps the file mapped and reads weights from it with every answer. Whoever replaces
+the file by renaming another over it, as bnfold does, leaves it the old one. Writing into it changes the
+answers, so every answer is preceded and followed by a look at the file's timestamps (a microsecond);
+where they have moved, the file is checked again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from bnfold import manifest as manifest_file
+from bnfold.errors import ArtifactError, PlatformError
+from bnfold.files import reading, refuse_special
+
+SETTLED_NS = 3_000_000_000  # FAT counts in two seconds
+
+_Stamp: TypeAlias = tuple[int, ...]
+
+
+def hold(path: str | os.PathLike[str]) -> Held | None:
+    """The artifact at ``path``, open and mapped; None where its bytes must be read instead.
+
+    Raises:
+        ArtifactError: BNF-M001 no such file.
+        PlatformError: BNF-P015 it cannot be read; BNF-P016 a pipe or a device.
+    """
+    refuse_special(path)
+    with reading(path):
+        held = Held(os.fspath(path))
+    age = time.time_ns() - max(held.stamp[-2:])
+    return held if held.mapped is not None and age > SETTLED_NS else None
+
+
+class Held:
+    """A file that is held open, so that it can be asked whether it is still what it was.
+
+    Attributes:
+        path: as it was given.
+        stamp: device, file number, size, and the times of the last changes of content and state, in ns.
+        mapped: the file's bytes; None where they cannot be mapped, and after :meth:`read`.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed when this object goes)
+        self.stamp = _stamp(os.fstat(self._file.fileno()))
+        self._integrity: Any = None
+        try:
+            self.mapped: mmap | None = mmap(self._file.fileno(), 0, access=ACCESS_READ)
+        except (ValueError, OSError):  # an empty file; a file system without it
+            self.mapped = None
+
+    def __del__(self) -> None:
+        if (file := getattr(self, "_file", None)) is not None:
+            file.close()
+
+    def read(self) -> manifest_file.Manifest:
+        """The manifest, checked against the file's bytes; the mapping is given back.
+
+        Raises:
+            ArtifactError: as :func:`bnfold.manifest.parse`.
+        """
+        assert self.mapped is not None, "read once"
+        mapped, self.mapped = self.mapped, None
+        manifest = manifest_file.parse(mapped, where=self.path)
+        self._integrity = manifest["integrity"]
+        return manifest
+
+    def in_place(self) -> bool:
+        """Whether the path still leads to this file, and nothing was written to it since it was opened."""
+        try:
+            return _stamp(Path(self.path).stat()) == self.stamp
+        except OSError:
+            return False
+
+    def verify(self) -> None:
+        """Raises where the content of the open file is no longer what was checked.
+
+        Raises:
+            PlatformError: BNF-P080.
+        """
+        found = _stamp(os.fstat(self._file.fileno()))
+        if found == self.stamp:
+            return
+        # also renaming, unlinking and touching it change the stamp
+        with open(self._file.fileno(), "rb", closefd=False) as file:
+            file.seek(0)
+            data = file.read()
+        try:
+            same = manifest_file.parse(data, where=self.path)["integrity"] == self._integrity
+        except ArtifactError:
+            same = False
+        if not same:
+            raise PlatformError(
+                "BNF-P080",
+                "the artifact's file was written into while it was open, and the interpreter reads from it",
+                where=self.path,
+                fix="open it again; replace artifacts by renaming, or open with in_memory=True",
+            )
+        self.stamp = found
+
+
+def _stamp(info: os.stat_result) -> _Stamp:
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns

@@ -173,6 +173,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors there; labels stay where they are."""
+        if all(tensor.device == device for _, tensor in self.tensors()):
+            return self
         return self._map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
     def _map(self, change: Callable[[Any], Any]) -> Batch:
@@ -239,7 +241,7 @@ class Batches:
         batched = len(set(sizes)) == 1 and sizes[0] is not None
         if batched and sizes[0] == 0:
             raise _misfit("it has no frames", number)
-        names = tuple(f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1))
+        names = tuple([f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1)])
         labels = labels if _is_labels(len(names), labels) else None
         return Batch(number, arguments, keywords, names, batched, self._names(arguments), labels)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -408,8 +409,8 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where its first tensor is."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def _signature(module: nn.Module) -> inspect.Signature | None:

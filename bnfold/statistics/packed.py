@@ -1,8 +1,8 @@
 """The moments of many calls side by side in one array: merged in a few operations, however many calls.
 
-Nothing is allocated here while a batch is on its way. What lives on between two activations keeps the allocator
-from giving the next one the memory that the last one has left, still in the cache: the network itself would
-then take a fifth longer.
+Nothing is allocated here while a batch is on its way: what lives on between two activations keeps the
+allocator from giving the next one the memory that the last one has left and that the cache still holds. The
+network itself then takes up to a half longer.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import copy
 import inspect
 import re
 import warnings
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -55,6 +56,9 @@ def private_copy(module: nn.Module, *, share_parameters: bool = True) -> nn.Modu
             elif type(value) is torch.Tensor and value.grad_fn is not None:
                 # what an earlier forward left behind (weight_norm): deepcopy refuses it for its history
                 memo[id(value)] = value.detach().clone()
+            elif type(value) in (OrderedDict, set) and not value:
+                # a dozen tables of hooks in every module: deepcopy would spend most of its time on them
+                memo[id(value)] = type(value)()
     try:
         try:
             return copy.deepcopy(module, dict(memo))

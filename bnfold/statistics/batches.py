@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -173,6 +174,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors there; labels stay where they are."""
+        if all(tensor.device == device for _, tensor in self.tensors()):
+            return self
         return self._map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf)
 
     def _map(self, change: Callable[[Any], Any]) -> Batch:
@@ -239,7 +242,7 @@ class Batches:
         batched = len(set(sizes)) == 1 and sizes[0] is not None
         if batched and sizes[0] == 0:
             raise _misfit("it has no frames", number)
-        names = tuple(f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1))
+        names = tuple([f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1)])
         labels = labels if _is_labels(len(names), labels) else None
         return Batch(number, arguments, keywords, names, batched, self._names(arguments), labels)
 
@@ -406,8 +409,8 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where its first tensor is."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return tensors[0].device if tensors else torch.device("cpu")
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def _signature(module: nn.Module) -> inspect.Signature | None:

@@ -19,7 +19,7 @@ from bnfold.errors import BnfoldError, UsageError
 from bnfold.statistics import skipped as skip
 from bnfold.statistics.batches import Batch
 from bnfold.statistics.observe import Call, answering
-from bnfold.statistics.packed import Packed
+from bnfold.statistics.packed import Gathered, Packed
 from bnfold.statistics.reduction import BatchMoments, Reducer
 from bnfold.statistics.skipped import Guard, Skipped
 from bnfold.statistics.targets import Target, Targets, holders
@@ -89,7 +89,10 @@ class Forward:
         self._calls: int | None = None  # in the last pass with names
         self._quick = True
         self._moments = Reducer()
-        self._known_limits: dict[tuple[Target, ...], tuple[Array, Array]] = {}
+        self._gathered = Gathered()
+        # what a call is normalised by, in its own dtype; taken again by the next of the same size
+        self._rounded: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._known_limits: dict[tuple[Target, ...], Array] = {}
 
     def pool(
         self,
@@ -135,7 +138,7 @@ class Forward:
 
     def _run(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target], until: int) -> Seen:
         targets: list[Target] = []
-        seen: list[BatchMoments] = []
+        seen = self._gathered
         alone: str | None = None
         calls = 0
 
@@ -155,7 +158,7 @@ class Forward:
                     raise _Stop
             if moments.count == 1 and wanted is None:
                 alone = self.sites[target].calls[0]
-            return normalised(call, moments)
+            return self._normalised(call, moments)
 
         def attempt(*, named: bool) -> int:
             nonlocal alone, calls
@@ -173,8 +176,8 @@ class Forward:
             if (len(seen) != until) if until else (quick != self._calls):
                 self._calls = attempt(named=True)
                 self._quick = self._calls == quick
-        result = Seen(batch.frames, tuple(targets), Packed.of(seen))
-        if not result.moments.fits(*self._limits(result.targets)):
+        result = Seen(batch.frames, tuple(targets), seen.packed())
+        if not result.moments.fits(self._limits(result.targets)):
             self._blame(batch, wanted, done)
         return result
 
@@ -254,14 +257,14 @@ class Forward:
             site.calls.append(call.name)
         return target
 
-    def _limits(self, targets: tuple[Target, ...]) -> tuple[Array, Array]:
-        """By channel, the largest mean and variance that the layers can store."""
+    def _limits(self, targets: tuple[Target, ...]) -> Array:
+        """Shape (2, channels of all): the largest means, and below them the largest variances, that the
+        layers can store."""
         known = self._known_limits.get(targets)
         if known is None:
             pairs = [self.targets.tensors(target) for target in targets]
-            means = [np.full(mean.numel(), torch.finfo(mean.dtype).max) for mean, _ in pairs]
-            variances = [np.full(v.numel(), torch.finfo(v.dtype).max) for _, v in pairs]
-            known = np.concatenate([np.empty(0), *means]), np.concatenate([np.empty(0), *variances])
+            rows = [[np.full(one.numel(), torch.finfo(one.dtype).max) for one in pair] for pair in pairs]
+            known = np.concatenate([np.empty((2, 0)), *map(np.stack, rows)], axis=1)
             self._known_limits[targets] = known
         return known
 
@@ -274,15 +277,21 @@ class Forward:
                 return call.in_eval()
             moments = self._moments(call.input)
             pooled = wanted is None or target in wanted
-            if pooled and not Packed.of([moments]).fits(*self._limits((target,))):
+            if pooled and not Packed.of([moments]).fits(self._limits((target,))):
                 rows, reason = skip.culprits(call, batch.frames)
                 raise _Blame(call.name, rows, reason)
-            return normalised(call, moments)
+            return self._normalised(call, moments)
 
         self.run(batch, answer)
         raise _Blame("", [], "its statistics are not finite")
 
-
-def normalised(call: Call, moments: BatchMoments) -> Tensor:
-    """What the call gives when it is normalised by these: as in train mode, by the batch's own variance."""
-    return call.by_statistics(moments.mean, moments.variance)
+    def _normalised(self, call: Call, moments: BatchMoments) -> Tensor:
+        """What the call gives in train mode: normalised by the batch's own variance."""
+        like = call.running_mean
+        assert like is not None  # the call has a target
+        key = like.shape, like.dtype
+        rounded = self._rounded.get(key)
+        if rounded is None:
+            rounded = self._rounded[key] = torch.empty_like(like), torch.empty_like(like)
+        mean, variance = rounded
+        return call.by_statistics(mean.copy_(moments.mean), variance.copy_(moments.variance))

@@ -11,8 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,7 @@ from bnfold.statistics.layers import is_batch_norm
 _OPERATOR = torch.batch_norm
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One BatchNorm call.
 
     Attributes:
@@ -78,11 +76,10 @@ class Call:
         return self.by_batch() if self.uses_batch else self.as_called()
 
     def by_statistics(self, mean: Tensor, variance: Tensor) -> Tensor:
-        """What it gives in eval mode with other statistics, each of shape (channels,)."""
-        like = self.running_mean if self.running_mean is not None else self.input
+        """What it gives in eval mode with other statistics, in shape and dtype like its own."""
         return _OPERATOR(
-            self.input, self.weight, self.bias, mean.to(like), variance.to(like),
-            False, 0.0, self.eps, torch.backends.cudnn.enabled,
+            self.input, self.weight, self.bias, mean, variance, False, 0.0, self.eps,
+            torch.backends.cudnn.enabled,
         )  # fmt: skip
 
     def values(self) -> Tensor:

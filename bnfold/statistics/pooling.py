@@ -21,7 +21,7 @@ from bnfold.statistics.batches import Batch
 from bnfold.statistics.forward import Forward, Seen, Site
 from bnfold.statistics.levels import Level
 from bnfold.statistics.moments import Moments
-from bnfold.statistics.packed import Packed
+from bnfold.statistics.packed import Total
 from bnfold.statistics.skipped import Guard, Skipped
 from bnfold.statistics.targets import Target
 
@@ -85,24 +85,26 @@ class Collector:
 
     def __init__(self) -> None:
         self._pool = Pool()
-        # batches go through the same calls, nearly always
-        self._sums: dict[tuple[Target, ...], Packed] = {}
+        # by the calls that batches go through: the same ones, nearly always
+        self._totals: dict[tuple[Target, ...], Total] = {}
 
     def count(self, seen: Seen, skipped: list[Skipped]) -> None:
         """One more batch, as `Forward.pool` gives it."""
         if seen.frames:
-            have = self._sums.get(seen.targets)
-            self._sums[seen.targets] = seen.moments if have is None else have + seen.moments
+            total = self._totals.get(seen.targets)
+            if total is None:
+                total = self._totals[seen.targets] = Total(seen.moments)
+            total.add(seen.moments)
             self._pool.frames += seen.frames
             self._pool.batches += 1
         self._pool.skipped += skipped
 
     def pool(self, forward: Forward) -> Pool:
         """All of them, with what the forward passes have shown of the network."""
-        for targets, moments in self._sums.items():
-            for target, one in zip(targets, moments.split(), strict=True):
+        for targets, total in self._totals.items():
+            for target, one in zip(targets, total.packed().split(), strict=True):
                 self._pool.add(target, one)
-        self._sums.clear()
+        self._totals.clear()
         return replace(
             self._pool,
             sites=dict(forward.sites),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from bnfold import fold
 from bnfold.capture import capture
+from bnfold.capture.isolation import private_copy
 from bnfold.errors import CaptureError, UsageError
 
 from .networks import Net, frames, require_exact
@@ -73,6 +75,22 @@ def test_modes() -> None:
 def test_parameters_are_not_copied() -> None:
     module = Net(lambda net, x: net.layers(x))
     assert capture(module, (frames(),)).body.conv.weight.data_ptr() == module.conv.weight.data_ptr()
+
+
+def test_empty_tables_are_the_copys_own() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    module[0].table = module[1].table = OrderedDict()
+    module[0].names = set()
+    copied = private_copy(module)
+    for one, other in zip(copied.modules(), module.modules(), strict=True):
+        one.register_forward_hook(lambda *_: None)
+        one._non_persistent_buffers_set.add("x")
+        assert not other._forward_hooks
+        assert not other._non_persistent_buffers_set
+    assert copied[0].table is copied[1].table
+    assert copied[0].table is not module[0].table
+    assert copied[0].names == set()
+    assert copied[0].names is not module[0].names
 
 
 def test_example_inputs() -> None:

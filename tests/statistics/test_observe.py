@@ -83,11 +83,11 @@ def test_batch_statistics_leave_the_buffers_alone() -> None:
 def test_other_statistics() -> None:
     network = _network()
     x = torch.randn(2, 3, 1, 1)
-    mean, variance = torch.tensor([1.0, 2.0, 3.0]).double(), torch.tensor([4.0, 9.0, 16.0]).double()
+    mean, variance = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([4.0, 9.0, 16.0])
     with answering(network.bn, lambda call: call.by_statistics(mean, variance)):
         got = network.bn(x)
     expected = (x - mean.view(1, 3, 1, 1)) / (variance + 1e-5).sqrt().view(1, 3, 1, 1)
-    torch.testing.assert_close(got, (expected * network.bn.weight.view(1, 3, 1, 1)).float())
+    torch.testing.assert_close(got, expected * network.bn.weight.view(1, 3, 1, 1))
 
 
 def test_the_values_of_a_channel_stand_in_its_column() -> None:

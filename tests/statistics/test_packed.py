@@ -1,39 +1,100 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from bnfold.statistics.moments import Moments
-from bnfold.statistics.packed import Packed
-from bnfold.statistics.reduction import Reducer
+from bnfold.statistics.packed import Gathered, Packed, Total
+from bnfold.statistics.reduction import BatchMoments, Reducer
 
 
 def calls(seed: int, frames: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     shapes = [(frames, 3), (frames, 2, 5), (frames, 4, 2, 2)]
-    return [torch.randn(shape, generator=generator) * 2 + 7 for shape in shapes]
+    return [torch.randn(shape, generator=generator) * 0.01 + 50 for shape in shapes]
 
 
-def test_several_calls_are_kept_and_merged_each_by_itself() -> None:
-    reduce = Reducer()
-    batches = [calls(0, 4), calls(1, 9), calls(2, 1)]
-    packed = [Packed.of([reduce(values) for values in batch]) for batch in batches]
-    total = packed[0] + packed[1] + packed[2]
-    assert total.counts.tolist() == [14, 70, 56]
-    for one, *values in zip(total.split(), *batches, strict=True):
-        rows = np.concatenate([v.movedim(1, -1).reshape(-1, v.shape[1]).double().numpy() for v in values])
-        expected = Moments.of(rows)
-        assert one.count == expected.count
-        np.testing.assert_allclose(one.mean, expected.mean, rtol=1e-14)
-        np.testing.assert_allclose(one.m2, expected.m2, rtol=1e-13)
+@pytest.mark.parametrize("sizes", [[4], [4, 9, 1], [1 + n % 5 for n in range(50)]])
+def test_batches_of_unequal_size_are_merged_each_call_by_itself(sizes: list[int]) -> None:
+    reduce, gathered = Reducer(), Gathered()
+    batches = [calls(seed, frames) for seed, frames in enumerate(sizes)]
+    total = None
+    for batch in batches:
+        gathered.clear()
+        for values in batch:
+            gathered.append(reduce(values))
+        packed = gathered.packed()
+        total = total or Total(packed)
+        total.add(packed)
+    assert total is not None
+    for one, *values in zip(total.packed().split(), *batches, strict=True):
+        rows = np.concatenate([v.movedim(1, -1).reshape(-1, v.shape[1]).numpy() for v in values])
+        exact = rows.astype(np.longdouble)
+        mean = exact.mean(axis=0)
+        assert one.count == len(rows)
+        np.testing.assert_allclose(one.mean, mean.astype(float), rtol=1e-14)
+        np.testing.assert_allclose(one.m2, np.square(exact - mean).sum(axis=0).astype(float), rtol=1e-12)
+
+
+def test_a_total_goes_on_after_it_was_read() -> None:
+    parts = [Packed([n], [1], np.array([[float(n)], [1.0]])) for n in (1, 2, 3)]
+    total = Total(parts[0])
+    total.add(parts[0])
+    total.add(parts[1])
+    first = total.packed()
+    total.add(parts[2])
+    (one,) = total.packed().split()
+    assert one.count == 6
+    np.testing.assert_allclose(one.mean, [14 / 6])
+    assert first.counts == [3]
+    np.testing.assert_allclose(first.both[:, 0], [5 / 3, 1 + 2 / 9])
+
+
+def test_calls_without_values() -> None:
+    nothing = Packed([0, 2], [1, 1], np.array([[0.0, 5.0], [0.0, 1.0]]))
+    total = Total(nothing)
+    total.add(nothing)
+    total.add(nothing)
+    empty, full = total.packed().split()
+    assert (empty.count, empty.mean.tolist(), empty.m2.tolist()) == (0, [0.0], [0.0])
+    assert (full.count, full.mean.tolist(), full.m2.tolist()) == (4, [5.0], [4.0])
     assert Packed.of([]).split() == []
+
+
+def test_a_batch_takes_the_memory_of_the_one_before_and_leaves_its_result_alone() -> None:
+    gathered = Gathered()
+
+    def run(*values: float, width: int = 2) -> Packed:
+        gathered.clear()
+        for value in values:
+            mean = torch.full((width,), value, dtype=torch.float64)
+            gathered.append(BatchMoments(3, mean, mean + 1))
+        return gathered.packed()
+
+    first = run(1.0, 2.0)
+    memory = [slot.mean.data_ptr() for slot in gathered._slots]
+    second = run(3.0)
+    assert [slot.mean.data_ptr() for slot in gathered._slots] == memory
+    third = run(4.0, 5.0, 6.0, width=1)  # another way through the network
+    assert first.both.tolist() == [[1, 1, 2, 2], [2, 2, 3, 3]]
+    assert second.both.tolist() == [[3, 3], [4, 4]]
+    assert third.both.tolist() == [[4, 5, 6], [5, 6, 7]]
+    assert third.widths == [1, 1, 1]
 
 
 def test_limits() -> None:
     packed = Packed.of([Reducer()(torch.tensor([[1.0, 10.0], [3.0, 30.0]]))])  # means 2, 20; variances 1, 100
-    far = np.full(2, np.inf)
-    assert packed.fits(np.array([2.0, 20.0]), np.array([1.0, 100.0]))
-    assert not packed.fits(np.array([1.9, 20.0]), far)
-    assert not packed.fits(far, np.array([1.0, 99.0]))
-    for value in (np.nan, np.inf):
-        assert not Packed.of([Reducer()(torch.tensor([[1.0, value], [3.0, 30.0]]))]).fits(far, far - 0)
+    assert packed.fits(np.array([[2.0, 20.0], [1.0, 100.0]]))
+    assert not packed.fits(np.array([[1.9, 20.0], [1.0, 100.0]]))
+    assert not packed.fits(np.array([[2.0, 20.0], [1.0, 99.0]]))
+    for value in (np.nan, np.inf, -np.inf):
+        bad = Packed.of([Reducer()(torch.tensor([[1.0, value], [3.0, 30.0]]))])
+        assert not bad.fits(np.full((2, 2), np.finfo(np.float64).max))
+
+
+def test_moments_of_one_batch() -> None:
+    (one,) = Packed.of([Reducer()(torch.tensor([[1.0], [2.0], [6.0]]))]).split()
+    expected = Moments.of(np.array([[1.0], [2.0], [6.0]]))
+    assert one.count == 3
+    np.testing.assert_allclose([one.mean, one.m2], [expected.mean, expected.m2], rtol=1e-14)

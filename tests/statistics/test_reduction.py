@@ -15,7 +15,7 @@ def exact(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(float), ((rows - mean) ** 2).sum(axis=0).astype(float)
 
 
-SHAPES = [(7, 3), (1, 3), (5, 4, 1, 1), (3, 5, 7), (4, 3, 6, 5), (2, 3, 4, 5, 6), (1, 2, 9, 40)]
+SHAPES = [(7, 3), (90, 3), (1, 3), (5, 4, 1, 1), (3, 5, 7), (4, 3, 6, 5), (2, 3, 4, 5, 6), (1, 2, 9, 40)]
 
 
 @pytest.mark.parametrize(("piece", "small"), [(1 << 18, 0), (7, 0), (64, 0), (64, 1 << 20)])
@@ -26,6 +26,7 @@ def test_moments_are_exact_whatever_the_pieces(
 ) -> None:
     monkeypatch.setattr(reduction, "_PIECE", piece)
     monkeypatch.setattr(reduction, "_SMALL", small)
+    monkeypatch.setattr(reduction, "_IN_A_ROW", 31)
     generator = torch.Generator().manual_seed(0)
     values = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 50).to(dtype)
     before = values.clone()
@@ -52,6 +53,31 @@ def test_a_small_deviation_around_a_large_mean() -> None:
     values = 50 + 0.01 * torch.randn(300, 2, 8, 8, dtype=torch.float64)
     found = Reducer()(values)
     np.testing.assert_allclose(found.variance.numpy(), values.var((0, 2, 3), unbiased=False), rtol=1e-12)
+
+
+@pytest.mark.parametrize("laid_out", ["rows", "small", "last", "1x1"])
+def test_what_is_added_in_a_row_stays_short_of_the_rounding(laid_out: str) -> None:
+    """Rounding that always goes the same way grows with the number of values, where nothing divides them."""
+    value = 0.1
+    shape = {"rows": (1 << 20, 2), "small": (1 << 14, 1), "last": (4, 1, 512, 513), "1x1": (1 << 20, 2, 1, 1)}
+    values = torch.full(shape[laid_out], value, dtype=torch.float64)
+    if laid_out == "last":
+        values = values.expand(4, 3, 512, 513).contiguous(memory_format=torch.channels_last)
+    found = Reducer()(values)
+    np.testing.assert_allclose(found.mean.numpy(), value, rtol=1e-12)
+    np.testing.assert_allclose(found.variance.numpy(), 0, atol=1e-24)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(50.0, 0.01), (-3e4, 0.01), (0.0, 1e-3), (1e-9, 1e6)])
+@pytest.mark.parametrize("shape", [(3000, 4), (64, 3, 8, 8), (2, 3, 64, 64), (3, 2, 1000)])
+def test_float32_values_whatever_their_mean(mean: float, deviation: float, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    values = mean + deviation * torch.randn(shape, generator=generator)
+    found = Reducer()(values)
+    expected, m2 = exact(values)
+    spread = np.sqrt(m2 / found.count)
+    assert (np.abs(found.mean.numpy() - expected) <= 1e-13 * (np.abs(expected) + spread)).all()
+    np.testing.assert_allclose(found.variance.numpy() * found.count, m2, rtol=1e-12)
 
 
 def test_no_values() -> None:

@@ -127,9 +127,9 @@ def _together(parts: Sequence[tuple[float, float]], level: float) -> bool:
     Args:
         parts: (p, weight); the weights of all tests add to 1 at most.
 
-    1 / p of a uniform p has a Pareto law's tail of index 1, and of such terms a sum is large where its largest
-    term is: sum w / p exceeds x with probability 1 / (x - log(terms x)) or so, and for small levels that holds
-    for dependent terms as well (Wilson, PNAS 116, 2019).
+    1 / p of a uniform p has a Pareto law's tail of index 1, and of such terms a sum is large where its
+    largest term is: sum w / p exceeds x with probability 1 / (x - log(terms x)) or so, and for small levels
+    that holds for dependent terms as well (Wilson, PNAS 116, 2019).
     """
     needed = 1 / level + (math.log(len(parts) / level) if len(parts) > 1 else 0.0)
     return sum(weight / p for p, weight in parts) >= needed

@@ -106,10 +106,13 @@ def _region(cells: set[int]) -> str:
         return "almost everywhere"
     rows, columns = (np.array([divmod(cell, CELLS)[axis] for cell in cells]) for axis in (0, 1))
     middle = (CELLS - 1) / 2
+    if (np.abs(rows - middle) < 1).all() and (np.abs(columns - middle) < 1).all():
+        return "in the middle"
     down, right = float(rows.mean()) - middle, float(columns.mean()) - middle
     vertical = "" if abs(down) < 0.5 else ("lower" if down > 0 else "upper")
     horizontal = "" if abs(right) < 0.5 else ("right" if right > 0 else "left")
-    if vertical or horizontal:
-        return "in the " + (f"{vertical} {horizontal}".strip() if horizontal else f"{vertical} part")
-    inner = bool((np.abs(rows - middle) < 1).all() and (np.abs(columns - middle) < 1).all())
-    return "in the middle" if inner else "in places"
+    if vertical and horizontal:
+        return f"in the {vertical} {horizontal}"
+    if vertical:
+        return f"in the {vertical} part"
+    return f"on the {horizontal}" if horizontal else "in places"

@@ -180,8 +180,8 @@ def test_a_turned_camera_is_seen_where_no_channel_shifts() -> None:
 
 
 def test_without_drift_the_family_with_the_layout_keeps_its_level() -> None:
-    alarms = sum(judged(scenes(16, 2000 + s), scenes(40, 4000 + s), s).drifted for s in range(150))
-    assert alarms <= 14  # at 5%: 7.5 expected, more than 14 with probability 0.01
+    alarms = sum(judged(scenes(16, 2000 + s), scenes(40, 4000 + s), s).drifted for s in range(60))
+    assert alarms <= 8  # at 5%: 3 expected, more than 8 with probability 0.003
 
 
 def test_a_layer_that_drifts_is_blamed_and_the_layout_said_beside_it() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift.blocks import Blocks, blocks_of
 from bnfold.drift.distributions import clopper_pearson, t_quantile
+from bnfold.drift.layout import layout_of
 from bnfold.drift.reference import Reference
 from bnfold.drift.result import TierResult
 from bnfold.drift.taps import Taps
@@ -34,12 +35,14 @@ class Pool:
 
     frames: Array
     taps: Taps
+    layout: Array | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def take(self, chosen: Array) -> Pool:
-        return Pool(self.frames[chosen], self.taps.take(chosen))
+        layout = None if self.layout is None else self.layout[chosen]
+        return Pool(self.frames[chosen], self.taps.take(chosen), layout)
 
     def blocks(self) -> Blocks:
         return blocks_of(self.frames, self.taps.values, self.taps.sizes)
@@ -52,7 +55,9 @@ def pool_of(subject: Subject, frames: torch.Tensor) -> tuple[Pool, Reference]:
     taps = [Taps.of(part.means, reference, part.scores) for part in parts]
     scores = np.concatenate([part.scores for part in taps])
     values = np.concatenate([part.values for part in taps])
-    return Pool(frames.numpy(), Taps(values, taps[0].sizes, taps[0].channels, scores)), reference
+    pictures = frames.numpy()
+    found = Taps(values, taps[0].sizes, taps[0].channels, scores)
+    return Pool(pictures, found, layout_of({"": pictures})), reference
 
 
 def planted(subject: Subject, reference: Reference, index: int, by: float = 0.5) -> Pool:
@@ -73,7 +78,8 @@ def planted(subject: Subject, reference: Reference, index: int, by: float = 0.5)
     with torch.no_grad(), answering(subject.module, answer):
         scores = torch.cat([subject.module(part) for part in frames.split(100)]).numpy()
     means = [np.concatenate(parts) for parts in seen.values()]
-    return Pool(frames.numpy(), Taps.of(means, reference, scores))
+    pictures = frames.numpy()
+    return Pool(pictures, Taps.of(means, reference, scores), layout_of({"": pictures}))
 
 
 def verdicts(window: Pool, held_out: Pool, before: Blocks, reference: Reference) -> tuple[TierResult, ...]:
@@ -81,7 +87,15 @@ def verdicts(window: Pool, held_out: Pool, before: Blocks, reference: Reference)
     now = window.blocks()
     return (
         tier_0(window.taps, now, reference, train_batch=32),
-        tier_1(window.taps, now, held_out.taps.values, before, reference, deals=_DEALS),
+        tier_1(
+            window.taps,
+            now,
+            held_out.taps.values,
+            before,
+            reference,
+            deals=_DEALS,
+            layouts=(window.layout, held_out.layout),
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from drift_pools import Array, Bench, Pool, Record, pool_of  # noqa: E402
 from drift_streams import stream  # noqa: E402
 
 from bnfold.drift import Baseline, Monitor  # noqa: E402
+from bnfold.drift.layout import layout_of  # noqa: E402
 from bnfold.drift.taps import Taps  # noqa: E402
 from bnfold.drift.tiers import tier_0, tier_1  # noqa: E402
 
@@ -75,10 +76,12 @@ def ours(bench: Bench, shared: dict[str, Any]) -> dict[str, Any]:
     """Both tiers on the windows and streams of ``shared``."""
     sizes, channels = bench.clean.taps.sizes, bench.clean.taps.channels
     shape = bench.clean.frames.shape[1:]
-    everything = Pool(shared["pixels"].reshape(-1, *shape), Taps(shared["taps"], sizes, channels))
+    pixels = shared["pixels"].reshape(-1, *shape)
+    everything = Pool(pixels, Taps(shared["taps"], sizes, channels), layout_of({"": pixels}))
     reference = bench.reference
     document = len(json.dumps(reference.to_json()))
-    held_out = Baseline.of(everything.taps.values[shared["held"][0]])
+    first = everything.take(shared["held"][0])
+    held_out = Baseline.of(first.taps.values, None, first.layout)
     shipped = {0: document, 1: document + len(json.dumps(held_out.to_json()))}
     found: dict[str, Any] = {}
     for tier in (0, 1):
@@ -91,7 +94,8 @@ def ours(bench: Bench, shared: dict[str, Any]) -> dict[str, Any]:
             begun = time.process_time()
             now = window.blocks()
             if tier:
-                result = tier_1(window.taps, now, others.taps.values, before, reference)
+                layouts = layout_of({"": window.frames}), others.layout
+                result = tier_1(window.taps, now, others.taps.values, before, reference, layouts=layouts)
             else:
                 result = tier_0(window.taps, now, reference, train_batch=32)
             spent, looks = spent + time.process_time() - begun, looks + 1

@@ -9,6 +9,7 @@ taps, observe         what frames give, from an artifact or a module
 blocks                how many independent frames a window is worth
 tier0, tier1, tiers   the tests; scores and distributions are theirs
 images, labels        what changed in the user's words
+layout                where things stand in the picture
 monitor, alarms       what a stream of frames shows, one at a time, and what is said of it
 state, scale          what is remembered of it, and what that means without the artifact
 stream                an artifact, a camera's frames and a monitor together

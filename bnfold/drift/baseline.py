@@ -30,19 +30,29 @@ class Baseline:
         low, step: float64 (float32 values), shape (channels,): a code c stands for low + c * step.
         predictions: how many of the frames were given each class, shape (classes,); None where the network
             has no single output of scores.
+        layout: `bnfold.drift.layout.layout_of` the same frames, coded alike; None where they are no pictures,
+            and in baselines that were recorded without.
     """
 
     codes: NDArray[np.uint8]
     low: NDArray[np.float64]
     step: NDArray[np.float64]
     predictions: tuple[int, ...] | None = None
+    layout: Baseline | None = None
 
     @classmethod
-    def of(cls, taps: NDArray[Any], predictions: tuple[int, ...] | None = None) -> Baseline:
+    def of(
+        cls,
+        taps: NDArray[Any],
+        predictions: tuple[int, ...] | None = None,
+        layout: NDArray[Any] | None = None,
+    ) -> Baseline:
         """Of taps in units of the reference's deviation, shape (frames, channels), finite.
 
+        ``layout``: of the same frames, finite, where they are pictures.
+
         Raises:
-            ValueError: there are no frames, or values that are not finite.
+            ValueError: there are no frames, values that are not finite, or a layout of other frames.
         """
         values = np.asarray(taps, dtype=np.float64)
         if values.ndim != 2 or not len(values) or not np.isfinite(values).all():
@@ -53,7 +63,10 @@ class Baseline:
         step = ((1 + 2 * _MARGIN) * reach / (_LEVELS - 1)).astype(np.float32).astype(np.float64)
         step[step <= 0] = 1e-6
         empty = cls(np.empty((0, values.shape[1]), dtype=np.uint8), low, step, predictions)
-        return cls(empty.code(values), low, step, predictions)
+        pictures = None if layout is None else cls.of(layout)
+        if pictures is not None and pictures.frames != len(values):
+            raise ValueError(f"a layout of {pictures.frames} frames, and taps of {len(values)}")
+        return cls(empty.code(values), low, step, predictions, pictures)
 
     @property
     def frames(self) -> int:
@@ -76,9 +89,13 @@ class Baseline:
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         return np.asarray(self.low + codes * self.step)
 
+    def rounded(self, taps: NDArray[Any]) -> NDArray[np.float32]:
+        """Taps of any frames, as they read when they are coded like this baseline."""
+        return self.decode(self.code(taps)).astype(np.float32)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {
+        document = {
             "frames": self.frames,
             "channels": self.channels,
             "codes": base64.b64encode(zlib.compress(self.codes.tobytes(), 9)).decode("ascii"),
@@ -86,6 +103,8 @@ class Baseline:
             "step": base64.b64encode(self.step.astype("<f4").tobytes()).decode("ascii"),
             "predictions": None if self.predictions is None else list(self.predictions),
         }
+        # left out where there is none, so that files without pictures are as they were
+        return document if self.layout is None else {**document, "layout": self.layout.to_json()}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Baseline:
@@ -116,4 +135,8 @@ class Baseline:
         ):
             raise ValueError("predictions that are no counts")
         codes = np.frombuffer(raw, dtype=np.uint8).reshape(frames, channels)
-        return cls(codes, low, step, None if counts is None else tuple(counts))
+        recorded = document.get("layout")
+        layout = None if recorded is None else cls.from_json(recorded)
+        if layout is not None and layout.frames != frames:
+            raise ValueError(f"a layout of {layout.frames} frames, and taps of {frames}")
+        return cls(codes, low, step, None if counts is None else tuple(counts), layout)

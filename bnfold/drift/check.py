@@ -16,7 +16,7 @@ from bnfold.drift.observe import Frames, Observed, frames_of, observe
 from bnfold.drift.reference import Reference
 from bnfold.drift.result import DriftResult
 from bnfold.drift.taps import Taps
-from bnfold.drift.tiers import tier_0, tier_1
+from bnfold.drift.tiers import Layouts, tier_0, tier_1
 from bnfold.drift.verdict import broke, findings_of, not_finite
 from bnfold.errors import UsageError
 from bnfold.finding import Finding
@@ -68,12 +68,14 @@ def check(
     pictures = next(iter(arrays.values()))
     broken, usable = _broken(seen)
     taps = seen.taps.take(usable)
+    layout = None if seen.layout is None else seen.layout[usable]
     ran = np.flatnonzero(seen.ran)[usable]
     window = blocks_of(pictures[ran], taps.values, taps.sizes, length=blocks) if len(ran) else None
     tiers = [tier_0(taps, window, reference, train_batch=train_batch, margin=margin)]
     predictions = None if taps.scores is None else {"frames": histogram(taps.scores)}
     compared: NDArray[Any] | None = None
     known: NDArray[np.float32] | None = None
+    layouts: Layouts
     if baseline is not None:
         held_out = observe(monitored_artifact_or_module, baseline, "baseline")
         compared = next(iter(frames_of(baseline, "baseline").values()))
@@ -81,15 +83,19 @@ def check(
         compared = compared[np.flatnonzero(held_out.ran)[held_out.taps.finite]]
         known = before.values
         others = blocks_of(compared, known, before.sizes) if len(before) else None
-        tiers.insert(0, tier_1(taps, window, known, others, reference, margin=margin))
+        layouts = layout, None if held_out.layout is None else held_out.layout[held_out.taps.finite]
+        tiers.insert(0, tier_1(taps, window, known, others, reference, margin=margin, layouts=layouts))
         if predictions is not None and before.scores is not None:
             predictions["baseline"] = histogram(before.scores)
     elif reference.baseline is not None:
         recorded = reference.baseline
-        coded = replace(taps, values=recorded.decode(recorded.code(taps.values)).astype(np.float32))
+        coded = replace(taps, values=recorded.rounded(taps.values))
         held = Blocks(recorded.frames, np.arange(recorded.frames), 1, True)
         known = recorded.values.astype(np.float32)
-        tiers.insert(0, tier_1(coded, window, known, held, reference, margin=margin))
+        layouts = None, None
+        if layout is not None and recorded.layout is not None:
+            layouts = recorded.layout.rounded(layout), recorded.layout.values.astype(np.float32)
+        tiers.insert(0, tier_1(coded, window, known, held, reference, margin=margin, layouts=layouts))
         if predictions is not None and recorded.predictions is not None:
             predictions["baseline"] = recorded.predictions
     if compared is not None and not len(compared):

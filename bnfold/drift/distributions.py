@@ -65,6 +65,11 @@ def f_quantile(tail: float, d1: float, d2: float) -> float:
     return math.inf if y <= 0 else d2 * (1 - y) / (d1 * y)
 
 
+def f_tail(x: float, d1: float, d2: float) -> float:
+    """P(F > x), for F with d1 and d2 degrees of freedom: the reverse of `f_quantile`."""
+    return 1.0 if x <= 0 else beta_probability(d2 / (d2 + d1 * x), d2 / 2, d1 / 2)
+
+
 def t_quantile(tail: float, degrees: float) -> float:
     """x with P(T > x) = tail, for Student's t and a tail of at most 1/2."""
     return math.sqrt(f_quantile(2 * tail, 1.0, degrees))

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.drift.layout import layout_of
 from bnfold.drift.reference import Reference
 from bnfold.drift.taps import Taps
 from bnfold.errors import ArtifactError, InputError, UsageError
@@ -26,12 +27,14 @@ class Observed:
         taps: standardised, one row per frame that could be run.
         ran: shape (frames,): False where an input was not finite; such a frame is not run.
         outputs_finite: shape (frames that ran,).
+        layout: `bnfold.drift.layout.layout_of` the frames that ran; None where they are no pictures.
     """
 
     reference: Reference
     taps: Taps
     ran: NDArray[np.bool_]
     outputs_finite: NDArray[np.bool_]
+    layout: NDArray[np.float32] | None = None
 
 
 def frames_of(given: Any, what: str = "frames") -> dict[str, NDArray[Any]]:
@@ -101,7 +104,11 @@ def _module(source: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_]
     found = tap(source, arrays[""] if set(arrays) == {""} else arrays)
     taps = Taps.of(found.means, found.reference, found.scores)
     some = slice(None) if ran.any() else slice(0, 0)
-    return Observed(found.reference, taps.take(some), ran, found.outputs_finite[some])
+    pictures = layout_of(arrays)
+    return Observed(
+        found.reference, taps.take(some), ran, found.outputs_finite[some],
+        None if pictures is None else pictures[some],
+    )  # fmt: skip
 
 
 def _artifact(model: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_]) -> Observed:
@@ -110,9 +117,17 @@ def _artifact(model: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_
     means: list[list[NDArray[Any]]] = [[] for _ in names]
     scores: list[NDArray[Any]] | None = []
     finite = []
+    pictures: list[NDArray[np.float32] | None] = []
     for index in range(int(ran.sum())):
         frame = {name: array[index] for name, array in arrays.items()}
-        outputs = model.predict(frame[""] if set(frame) == {""} else frame)
+        one = frame[""] if set(frame) == {""} else frame
+        if hasattr(model, "prepare"):  # the picture as the network is given it
+            inputs = model.prepare(one)
+            outputs = model.predict_raw(inputs)
+        else:
+            inputs = {name: array[None] for name, array in frame.items()}
+            outputs = model.predict(one)
+        pictures.append(layout_of(inputs))
         for place, name in zip(means, names, strict=True):
             place.append(np.asarray(outputs[name], dtype=np.float64).reshape(1, -1))
         answers = [np.asarray(value) for name, value in outputs.items() if name not in set(names)]
@@ -124,7 +139,9 @@ def _artifact(model: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_
     empty = [np.empty((0, layer.channels)) for layer in reference.layers]
     values = [np.concatenate([none, *rows]) for none, rows in zip(empty, means, strict=True)]
     taps = Taps.of(values, reference, np.concatenate(scores) if scores else None)
-    return Observed(reference, taps, ran, np.array(finite, dtype=bool))
+    shown = [one for one in pictures if one is not None]
+    layout = np.concatenate(shown) if shown and len(shown) == len(pictures) else None
+    return Observed(reference, taps, ran, np.array(finite, dtype=bool), layout)
 
 
 def reference_of(model: Any) -> Reference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from bnfold import finding
@@ -57,6 +57,32 @@ class LayerDrift:
 
 
 @dataclass(frozen=True)
+class LayoutDrift:
+    """Where things stand in the picture, next to the held-out frames.
+
+    Attributes:
+        effect: root mean square shift beyond chance, in deviations between held-out frames.
+        limit: the effect below which nothing is said.
+        significant: whether the layout has changed.
+        by: the tests that say so, as for a layer.
+        strength: the largest statistic over its threshold.
+        p: corrected for all layers and the layout.
+        words: what changed, and in which part of the picture; empty where no part stands out by itself.
+    """
+
+    effect: float
+    limit: float
+    significant: bool
+    by: tuple[str, ...]
+    strength: float
+    p: float
+    words: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "by": list(self.by), "words": list(self.words)}
+
+
+@dataclass(frozen=True)
 class TierResult:
     """One tier's verdict.
 
@@ -68,6 +94,8 @@ class TierResult:
         baseline_frames: independent frames of the baseline; 0 at tier 0.
         p: of all layers together, at tier 1.
         layers: in execution order.
+        layout: of the picture, at tier 1; None where the frames are no pictures, where the baseline recorded
+            none, or where pictures that follow each other are too much alike to count.
     """
 
     tier: Literal[0, 1]
@@ -78,6 +106,7 @@ class TierResult:
     baseline_frames: int = 0
     p: float | None = None
     layers: tuple[LayerDrift, ...] = ()
+    layout: LayoutDrift | None = None
 
     @property
     def origin(self) -> LayerDrift | None:
@@ -100,6 +129,7 @@ class TierResult:
             "p": self.p,
             "detectable": self.detectable if math.isfinite(self.detectable) else None,
             "layers": [layer.to_json() for layer in self.layers],
+            "layout": None if self.layout is None else self.layout.to_json(),
         }
 
 

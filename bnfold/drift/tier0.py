@@ -23,19 +23,22 @@ the others (docs/drift.md).
 
 *Spread.* The mean of z^2 over frames and channels is at most 1 without drift: more tells of a larger scale.
 
-Every layer is tested at alpha over the number of layers (Bonferroni), so that alpha bounds the family.
+Every layer has a p-value for its shift, and for its scale. What they say together is their weighted harmonic
+mean (Good, 1958; Wilson, 2019): it rejects about where one of them passes alpha over their number, as
+Bonferroni's test does, and also where several layers are each a little less sure. Channel and spread are
+tested at alpha over the number of layers. All shares of alpha together bound the family.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.drift.distributions import f_quantile, normal_quantile, t_quantile
+from bnfold.drift.distributions import f_quantile, f_tail, normal_quantile, t_quantile
 
 Array = NDArray[np.float64]
 
@@ -49,6 +52,8 @@ _SPREAD_MARGIN = 0.25
 _SHORT = 16.0  # batches: an average over T batches adds (this / T)^1.5 to the margin
 _LARGEST = 3.0  # times the margin, at most: a recalibration has a small T as well, and no lag
 _ALONG = 2.5  # standard deviations of chance along the gap
+_UNSEEN = 8.0  # n frames tell a trace with at most (n - 1)^2 / this degrees of freedom
+_LEAST_P = 1e-300
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class LayerTest:
         limit: what the layer's ``effect`` may be without drift: the margin as used here.
         significant: whether any of its tests passes its threshold.
         by: which: ``shift``, ``scale``, ``spread``, ``channel``; empty if none.
-        strength: the largest ratio of a statistic to its threshold.
+        strength: the largest ratio of a statistic to the threshold that it would have by itself.
         detectable: an effect of this size would have been seen with probability 0.9.
         shifts: shape (channels,), mean shift of each channel in deviations.
         channels: columns that stand out by themselves, the largest first.
@@ -99,7 +104,7 @@ def judge(
     """
     family = max(1, sum(layer.shape[1] > 0 for layer in layers))
     channels = max(1, sum(layer.shape[1] for layer in layers))
-    return [
+    found = [
         _layer(
             np.clip(layer, -_CLIP, _CLIP).astype(np.float64),
             behind,
@@ -111,6 +116,41 @@ def judge(
         )
         for layer, behind, seen, one in zip(layers, frames_behind, batches, single, strict=True)
     ]
+    level = alpha * _SHARES["shift"]
+    together = _together([part for one in found for part in one.parts.values()], level)
+    return [one.test(level if together else 0.0) for one in found]
+
+
+def _together(parts: Sequence[tuple[float, float]], level: float) -> bool:
+    """Whether p-values, each with its weight, reject at ``level`` by their weighted harmonic mean.
+
+    Args:
+        parts: (p, weight); the weights of all tests add to 1 at most.
+
+    1 / p of a uniform p has a Pareto law's tail of index 1, and of such terms a sum is large where its
+    largest term is: sum w / p exceeds x with probability 1 / (x - log(terms x)) or so, and for small levels
+    that holds for dependent terms as well (Wilson, PNAS 116, 2019).
+    """
+    needed = 1 / level + (math.log(len(parts) / level) if len(parts) > 1 else 0.0)
+    return sum(weight / p for p, weight in parts) >= needed
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A layer before the others are known.
+
+    Attributes:
+        alone: its test, with what it shows by itself: channel and spread.
+        parts: p-value and weight of ``shift`` and ``scale``.
+    """
+
+    alone: LayerTest
+    parts: dict[str, tuple[float, float]]
+
+    def test(self, level: float) -> LayerTest:
+        """With the parts whose p-value is at most ``level``."""
+        by = (*(name for name, (p, _) in self.parts.items() if p <= level), *self.alone.by)
+        return replace(self.alone, significant=bool(by), by=by)
 
 
 def _gap(margin: float, batches: int | None) -> float:
@@ -119,23 +159,26 @@ def _gap(margin: float, batches: int | None) -> float:
 
 def _layer(
     z: Array, behind: float, gap: float, alpha: float, family: int, total: int, single: bool
-) -> LayerTest:
+) -> _Found:
     n, channels = z.shape
     if channels == 0 or n < 2:
-        return LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ())
+        return _Found(LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ()), {})
     mean = z.mean(axis=0)
     noise = 1 / n + 1 / behind
     scale = _SCALE if single else 0.0
     shift = _shift(z, noise, gap, alpha * (_SHARES["shift"] - scale) / family)
-    strengths = {"shift": shift.strength}
+    whole = _SHARES["shift"] * family
+    parts = {"shift": (shift.p, (_SHARES["shift"] - scale) / whole)}
+    strongest = shift.strength
     if single:
-        second = (np.square(z) - 1) / math.sqrt(2)
-        strengths["scale"] = _shift(second, noise, gap, alpha * scale / family).strength
+        second = _shift((np.square(z) - 1) / math.sqrt(2), noise, gap, alpha * scale / family)
+        parts["scale"] = (second.p, scale / whole)
+        strongest = max(strongest, second.strength)
 
     # One channel, against the known bound on its deviation
     bound = normal_quantile(1 - alpha * _SHARES["channel"] / (2 * total)) * math.sqrt(noise)
     limit = _CHANNEL_MARGIN * gap + bound
-    strengths["channel"] = float(np.abs(mean).max()) / limit
+    strengths = {"channel": float(np.abs(mean).max()) / limit}
 
     energy = np.square(z).mean(axis=1)
     error = float(energy.std(ddof=1)) / math.sqrt(n)
@@ -143,10 +186,11 @@ def _layer(
     strengths["spread"] = float(energy.mean()) / most
 
     by = tuple(name for name, strength in strengths.items() if strength > 1)
-    return LayerTest(
-        shift.effect, gap, bool(by), by, max(strengths.values()),
+    alone = LayerTest(
+        shift.effect, gap, bool(by), by, max(strongest, *strengths.values()),
         detectable(shift.threshold, shift.shape, noise), mean, outstanding(z, mean, gap, alpha),
     )  # fmt: skip
+    return _Found(alone, parts)
 
 
 @dataclass(frozen=True)
@@ -157,12 +201,14 @@ class _Shift:
         effect: root mean square over the channels of the mean beyond chance.
         threshold: of R^2.
         strength: R over the root of its threshold.
+        p: how often chance and the gap alone would give this R^2 or more.
         shape: of the values' covariance.
     """
 
     effect: float
     threshold: float
     strength: float
+    p: float
     shape: Spectrum
 
 
@@ -175,7 +221,11 @@ def _shift(values: Array, noise: float, gap: float, tail: float) -> _Shift:
     along = 2 * _ALONG * gap * math.sqrt(average / shape.degrees)
     threshold = gap * gap + average + math.hypot(chance - average, along)
     strength = math.sqrt(found / threshold) if threshold > 0 else 0.0
-    return _Shift(math.sqrt(max(found - average, 0.0)), threshold, strength, shape)
+    beyond = found - gap * gap - average
+    p = 1.0
+    if beyond > along:  # the tail for which the threshold would be what was found
+        p = max(shape.tail((average + math.sqrt(beyond**2 - along**2)) / noise), _LEAST_P)
+    return _Shift(math.sqrt(max(found - average, 0.0)), threshold, strength, p, shape)
 
 
 @dataclass(frozen=True)
@@ -185,7 +235,8 @@ class Spectrum:
     Attributes:
         trace, square, cube: tr S / C, tr S^2 / C^2, tr S^3 / C^3.
         known: degrees of freedom with which the frames tell the trace: 2 over its squared relative error. It
-            is smaller where few frames hold most of the energy.
+            is smaller where few frames hold most of the energy, and where there are few frames: that none of
+            8 lies far out does not say that none does.
     """
 
     trace: float
@@ -204,9 +255,17 @@ class Spectrum:
         Weighted chi-squares by three cumulants: b0 + b1 F_d, with b1 d = tr(S^2)^2 / tr(S^3) (Zhang, 2005).
         Two would make the tail too light where one direction stands out of many small ones.
         """
-        scale, directions = self.square**2 / self.cube, self.square**3 / self.cube**2
-        below = self.trace - scale
-        return below + scale * f_quantile(tail, round(directions, 2), round(self.known, 1))
+        scale, directions = self._law
+        return self.trace - scale + scale * f_quantile(tail, round(directions, 2), round(self.known, 1))
+
+    def tail(self, quantile: float) -> float:
+        """The reverse of :meth:`quantile`."""
+        scale, directions = self._law
+        return f_tail((quantile - self.trace + scale) / scale, directions, self.known)
+
+    @property
+    def _law(self) -> tuple[float, float]:
+        return self.square**2 / self.cube, self.square**3 / self.cube**2
 
 
 def spectrum(centred: Array) -> Spectrum:
@@ -227,6 +286,7 @@ def spectrum(centred: Array) -> Spectrum:
     cube = min(max(cube, square * square / max(trace, 1e-30)), square**1.5)
     normal = max(trace * trace / square, 1.0) * (n - 1)
     known = normal if error <= 0 else min(normal, max(2 * trace * trace / error, 2.0))
+    known = min(known, max((n - 1) ** 2 / _UNSEEN, 1.0))
     return Spectrum(trace, square, cube, known)
 
 

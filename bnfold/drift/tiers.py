@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.drift import tier0, tier1
-from bnfold.drift.blocks import Blocks
+from bnfold.drift.blocks import Blocks, integrated_time
+from bnfold.drift.layout import words
 from bnfold.drift.reference import Reference
-from bnfold.drift.result import LayerDrift, TierResult
+from bnfold.drift.result import LayerDrift, LayoutDrift, TierResult
 from bnfold.drift.taps import Taps, spread_factor
 from bnfold.drift.tier0 import LayerTest
+
+Layout: TypeAlias = NDArray[np.float32]
+Layouts: TypeAlias = "tuple[Layout | None, Layout | None]"
+"""Of a window's frames and of a baseline's."""
 
 LEAST_FRAMES = 8
 """Independent frames of a window below which there is no verdict."""
@@ -69,6 +76,7 @@ def tier_1(
     *,
     margin: float = tier1.MARGIN,
     deals: int = tier1.DEALS,
+    layouts: Layouts = (None, None),
 ) -> TierResult:
     """Against held-out frames.
 
@@ -80,6 +88,8 @@ def tier_1(
         reference: of the network.
         margin: the root mean square shift of a layer that is no drift.
         deals: permutations.
+        layouts: of the window's frames and of the baseline's, as `bnfold.drift.layout.layout_of` gives them,
+            where both are there: tested as one more layer.
     """
     frames, baseline = (window.effective if window else 0), (others.effective if others else 0)
     thin = _thin(frames)
@@ -88,9 +98,45 @@ def tier_1(
     if thin or window is None or others is None:
         return TierResult(1, False, False, thin, frames, baseline)
     now, before = _spaced(window.starts), _spaced(others.starts)
-    p, tests = tier1.judge(taps.values[now], held_out[before], taps.sizes, margin=margin, deals=deals)
+    rows, known, sizes = taps.values[now], held_out[before], taps.sizes
+    pictures = _pictures(layouts, (now, window), (before, others))
+    if pictures is not None:
+        rows, known = (np.concatenate(pair, axis=1) for pair in zip((rows, known), pictures, strict=True))
+        sizes = (*sizes, pictures[0].shape[1])
+    p, tests = tier1.judge(rows, known, sizes, margin=margin, deals=deals)
     drifted = p <= tier1.ALPHA and any(test.significant for test in tests)
-    return TierResult(1, True, drifted, "", frames, baseline, p, _layers(tests, reference, taps))
+    layers = _layers(tests[: len(taps.sizes)], reference, taps)
+    changed = None if pictures is None else _layout(tests[-1])
+    return TierResult(1, True, drifted, "", frames, baseline, p, layers, changed)
+
+
+def _pictures(layouts: Layouts, *chosen: tuple[NDArray[np.int64], Blocks]) -> tuple[Layout, Layout] | None:
+    """The layouts of the chosen frames, in deviations between the baseline's; None where they do not count.
+
+    Blocks are made so that the taps of their first frames are independent. A background that stands still in
+    front of the camera while other things move may not be: then it is no evidence.
+    """
+    found = [
+        layout[frames] for layout, (frames, _) in zip(layouts, chosen, strict=True) if layout is not None
+    ]
+    if len(found) < 2 or found[0].shape[1] != found[1].shape[1]:
+        return None
+    for rows, (_, blocks) in zip(found, chosen, strict=True):
+        if blocks.automatic and integrated_time(rows, (rows.shape[1],)) > 1:
+            return None
+    center, deviation = found[1].mean(axis=0), found[1].std(axis=0)
+    # what never varied among the held-out frames is measured by the least that does
+    varied = deviation > 1e-6 * (np.abs(center) + deviation.max(initial=0.0))
+    least = float(deviation[varied].min(initial=np.inf))
+    scale = np.where(varied, deviation, least if math.isfinite(least) else 1.0)
+    now, before = ((rows - center) / scale for rows in found)
+    return now.astype(np.float32), before.astype(np.float32)
+
+
+def _layout(test: LayerTest) -> LayoutDrift:
+    assert test.p is not None, "tier 1 gives one"
+    said = words(test.channels, [float(test.shifts[column]) for column in test.channels])
+    return LayoutDrift(test.effect, test.limit, test.significant, test.by, test.strength, test.p, tuple(said))
 
 
 def _thin(frames: int) -> str:

@@ -14,6 +14,7 @@ from bnfold.finding import Finding, by_severity
 from bnfold.wording import count
 
 _SHOWN = 8
+_SAID = 4
 
 
 def findings_of(
@@ -111,8 +112,9 @@ def _basis(tier: TierResult, train_batch: int) -> str:
 
 
 def _drift(tier: TierResult, images: Sequence[Change], basis: str) -> Finding:
-    origin = tier.origin
-    assert origin is not None
+    origin, picture = tier.origin, _picture(tier)
+    if origin is None:
+        return _moved(tier, images, basis, picture)
     later = [layer for layer in tier.layers if layer.significant and layer is not origin]
     words = [change.words for change in images if change.words]
     where = origin.name + (f"[{', '.join(map(str, origin.channels[:_SHOWN]))}]" if origin.channels else "")
@@ -123,6 +125,9 @@ def _drift(tier: TierResult, images: Sequence[Change], basis: str) -> Finding:
             f"and in {count(len(later), 'later layer')}, up to {largest.effect:.2f} in {largest.name}"
         )
     message = " ".join(parts) + (f"; the image is {', '.join(words)}" if words else "")
+    # "almost everywhere" is what the statistics of the whole image say better
+    told = [word for word in picture if not (words and word.endswith("everywhere"))]
+    message += f"; in the picture: {', '.join(told[:_SAID])}" if told else ""
     return Finding(
         "BNF-A017",
         "error",
@@ -139,9 +144,44 @@ def _drift(tier: TierResult, images: Sequence[Change], basis: str) -> Finding:
             "frames": tier.frames,
             "baseline_frames": tier.baseline_frames,
             "images": words,
+            "layout": picture,
         },
         "look at the camera and the preparation of its frames; if the change is to stay, collect frames of "
         "it, and train or recalibrate with them",
+    )
+
+
+def _picture(tier: TierResult) -> list[str]:
+    return list(tier.layout.words) if tier.layout is not None and tier.layout.significant else []
+
+
+def _moved(tier: TierResult, images: Sequence[Change], basis: str, picture: list[str]) -> Finding:
+    """The layout of the picture has changed, and no layer's channels by themselves."""
+    layout = tier.layout
+    assert layout is not None, "a tier that drifted has a layer or the layout to blame"
+    said = f": {', '.join(picture[:_SAID])}" if picture else ""
+    words = [change.words for change in images if change.words]
+    return Finding(
+        "BNF-A017",
+        "error",
+        "input",
+        f"the frames differ from training {basis}: the layout of the picture has changed{said}"
+        + (f"; the image is {', '.join(words)}" if words else ""),
+        {
+            "tier": tier.tier,
+            "p": tier.p,
+            "effect": layout.effect,
+            "by": list(layout.by),
+            "channels": [],
+            "shifts": [],
+            "propagated": [],
+            "frames": tier.frames,
+            "baseline_frames": tier.baseline_frames,
+            "images": words,
+            "layout": picture,
+        },
+        "look whether the camera was moved or turned, at its lens, and at what crops or scales its frames; "
+        "if the change is to stay, collect frames of it, and train with them",
     )
 
 

@@ -14,6 +14,7 @@ from torch import fx, nn
 from bnfold import graph as g
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.labels import histogram
+from bnfold.drift.layout import layout_of
 from bnfold.drift.reference import LayerReference, Reference
 from bnfold.drift.taps import Taps
 from bnfold.errors import UsageError
@@ -127,8 +128,10 @@ def _baseline(
         return None
     run = TorchCandidate("monitor", tapped.body, folded.captured.inputs, tapped.outputs)
     rows: dict[str, list[np.ndarray[Any, Any]]] = {spec.name: [] for spec in tapped.outputs}
+    pictures = []
     done = 0
     for inputs in frames:
+        pictures.append(layout_of(inputs))
         for name, values in run.run(inputs).items():
             rows[name].append(values)
         done += frames.size
@@ -140,7 +143,9 @@ def _baseline(
     taps = Taps.of(means, reference, scores if scores is not None and scores.ndim == 2 else None)
     if not np.isfinite(taps.values).all():
         return None
-    return Baseline.of(taps.values, None if taps.scores is None else histogram(taps.scores))
+    shown = [one for one in pictures if one is not None]
+    layout = np.concatenate(shown)[:given] if len(shown) == len(pictures) else None
+    return Baseline.of(taps.values, None if taps.scores is None else histogram(taps.scores), layout)
 
 
 def unseen(tapped: Tapped) -> list[Finding]:

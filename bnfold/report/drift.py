@@ -70,7 +70,15 @@ def _tier(tier: Document, style: Style) -> str:
     ]
     if len(shown) > len(kept) and drifted:
         lines.append(f"  and {len(shown) - len(kept)} more, later")
+    lines += _layout(tier.get("layout"), style)
     return "\n".join(lines)
+
+
+def _layout(layout: Document | None, style: Style) -> list[str]:
+    if layout is None or not layout["significant"]:
+        return []
+    said = ", ".join(layout["words"]) or "changed as a whole, and no part of it by itself"
+    return [paragraph(f"Layout of the picture, shift {layout['effect']:.2f}: {said}", style)]
 
 
 def _channels(layer: Document) -> str:

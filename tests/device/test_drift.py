@@ -61,6 +61,25 @@ def test_another_camera_is_drift(
     assert all(len(line) <= 80 for line in words.out.splitlines())
 
 
+def test_where_things_stand_is_looked_at_too(
+    monitored: Path, folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    with np.load(folder / "digits.npz") as archive:
+        frames = archive["frames"]
+    same = cli("drift", monitored, "--frames", folder / "digits.npz", "--format", "json").document
+    assert same["tiers"][0]["layout"]["p"] == 1
+    assert not same["tiers"][0]["layout"]["significant"]
+    assert same["tiers"][1]["layout"] is None  # the population statistics know nothing of it
+    lit = frames.astype(int)
+    lit[:, :14, :14] += 60
+    np.save(tmp_path / "lit.npy", np.clip(lit, 0, 255).astype(np.uint8))
+    result = cli("drift", monitored, "--frames", tmp_path / "lit.npy", "--format", "json")
+    assert result.status == 1
+    layout = result.document["tiers"][0]["layout"]
+    assert layout["significant"]
+    assert "brighter in the upper left" in layout["words"]
+
+
 def test_a_clean_file_is_refused_with_the_command_that_makes_the_other(
     digits: Case, folder: Path, cli: Cli
 ) -> None:

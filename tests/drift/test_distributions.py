@@ -13,6 +13,9 @@ from bnfold.drift import distributions as d
 @pytest.mark.parametrize("d2", [7.0, 63.0, 1000.5])
 def test_f(tail: float, d1: float, d2: float) -> None:
     assert d.f_quantile(tail, d1, d2) == pytest.approx(stats.f.isf(tail, d1, d2), rel=1e-8)
+    x = stats.f.isf(tail, d1, d2)
+    assert d.f_tail(x, d1, d2) == pytest.approx(tail, rel=1e-8)
+    assert d.f_tail(-x, d1, d2) == d.f_tail(0.0, d1, d2) == 1.0
 
 
 @pytest.mark.parametrize("tail", [0.3, 0.025, 1e-8])

@@ -181,3 +181,42 @@ def test_the_p_value_alone_is_that_of_the_verdict() -> None:
     p, _ = tier1.judge(now, before, SIZES, deals=199)
     assert 0 < p < 1
     assert tier1.p_value(now, before, SIZES, deals=199) == p
+
+
+def test_few_frames_of_skewed_channels_do_not_alarm() -> None:
+    """Of windows of 8 most show none of the rare frames, and a small deviation around another mean."""
+
+    def skewed(seed: int) -> Array:
+        random = np.random.default_rng(seed)
+        rare = random.gamma(0.15, 1.0, (8, 4)) - 0.15  # mean 0, skewness 5
+        return np.asarray(0.6 * rare @ np.random.default_rng(1).normal(size=(4, 40)))
+
+    alarms = sum(tier0.judge([skewed(seed)], [600.0], [None], [False])[0].significant for seed in range(300))
+    assert alarms <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
+
+
+def test_layers_that_are_each_a_little_less_sure_count_together() -> None:
+    """Ten layers, each moved by less than a test for ten layers needs."""
+
+    def judged(by: float, moved: int) -> list[LayerTest]:
+        plain = 0.5 * np.random.default_rng(5).normal(size=(64, 30))
+        plain -= plain.mean(axis=0)  # so that chance does not decide
+        layers = [plain + by * (k < moved) for k in range(10)]
+        return tier0.judge(layers, [600.0] * 10, [None] * 10, [False] * 10)
+
+    steps = np.linspace(0.05, 0.2, 61)
+    least = [next(by for by in steps if any(t.significant for t in judged(by, moved))) for moved in (1, 10)]
+    assert least[1] < least[0]
+    together = judged(float(least[1]), 10)
+    assert all(test.significant and test.by == ("shift",) for test in together)
+    assert all(test.strength < 1 for test in together)  # none of them alone
+    assert not any(test.significant for test in judged(float(least[1]), 1))
+
+
+def test_p_values_and_thresholds_say_the_same() -> None:
+    for seed in range(20):
+        values = shifted(drawn(64, seed), 0.02 * seed)
+        for part in split(values):
+            for tail in (1e-2, 1e-4):
+                found = tier0._shift(part, 1 / 64 + 1 / 600, 0.05, tail)
+                assert (found.p <= tail) == (found.strength >= 1)

@@ -85,7 +85,7 @@ def _clean(bench: Bench, draw: int) -> dict[str, Any]:
 
 def part_delay(bench: Bench) -> None:
     """Drift that begins after 64 clean frames or a few more: frames until the alarm, the median."""
-    draws, subject = bench.count(0.09), bench.subject
+    draws, subject = bench.count(0.25), bench.subject
     for number, (name, make) in enumerate(subject.shifts.items()):
 
         def compute(name: str = name, make: Any = make, number: int = number) -> dict[str, Any]:

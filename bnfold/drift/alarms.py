@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bnfold.drift.looks import Look
 from bnfold.drift.state import Counts
-from bnfold.drift.tier0 import LayerTest
 from bnfold.errors import BnfoldError
 from bnfold.finding import Finding
 
@@ -63,23 +63,22 @@ def slower(stride: int, before: int, time: float) -> Finding:
 
 def drift(
     tier: int,
-    p: float | None,
-    tests: Sequence[LayerTest],
+    look: Look,
     names: Sequence[str],
     channels: Sequence[NDArray[Any]],
     arl: int,
-    window: int,
     counts: Counts,
 ) -> Finding:
-    """The window differs from what it is compared with.
+    """A window differs from what it is compared with.
 
     Args:
-        tier, p: of the comparison.
-        tests, names, channels: of each layer, the last as the channel numbers of its columns.
+        tier: of the comparison.
+        look: what it found.
+        names, channels: of each layer, the last as the channel numbers of its columns.
         arl: kept frames between false alarms.
-        window: kept frames that were compared.
         counts: with this frame.
     """
+    tests = look.tests
     index = next(i for i, test in enumerate(tests) if test.significant)
     test = tests[index]
     shifted = test.effect > test.limit or {"shift", "channel"} & set(test.by)
@@ -90,12 +89,12 @@ def drift(
         "BNF-A017",
         "error",
         names[index] + (f"[{', '.join(map(str, blamed))}]" if blamed else ""),
-        f"the last {window} kept frames, up to frame {frame}, differ from training (tier {tier}): first here"
-        f", {how}; without drift this is said once in {arl:,} kept frames, or less "
-        "often",
+        f"the last {look.window} kept frames, up to frame {frame}, differ from training (tier {tier}): first "
+        f"here, {how}; without drift this is said once in {arl:,} kept frames, or less often",
         {
             "tier": tier,
-            "p": p,
+            "p": look.p,
+            "window": look.window,
             "effect": test.effect,
             "by": list(test.by),
             "channels": blamed,

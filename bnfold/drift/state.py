@@ -25,7 +25,7 @@ from bnfold.errors import ArtifactError, PlatformError, UsageError
 from bnfold.files import refuse_special
 
 _MAGIC = b"BNFOLDMS"
-_VERSION = 1
+_VERSION = 2  # version 1 had a window of 32 frames, and is read
 _HEAD = struct.Struct("<8sHI")
 THUMBNAIL = 1024
 """Values of the last frame that are kept, to know a repeat by."""
@@ -105,6 +105,27 @@ class State:
     def window(self) -> NDArray[np.uint8]:
         """Shape (filled, columns): codes of the kept frames since the ring was last emptied."""
         return self.ring[len(self.ring) - self.filled :]
+
+    def keep(self, codes: NDArray[np.uint8]) -> None:
+        """A frame that shows something new: into the window, the sums and the counts."""
+        self.ring[:-1] = self.ring[1:]
+        self.ring[-1] = codes
+        wide = codes.astype(np.int64)
+        self.sums += wide
+        self.squares += wide * wide
+        self.counts.kept += 1
+        self.filled = min(self.filled + 1, len(self.ring))
+        self.since += 1
+
+    def empty(self) -> None:
+        """Forget the window, not the sums."""
+        self.filled = self.since = 0
+
+    def lengthen(self, window: int) -> None:
+        """Make room for more kept frames; those that are there stay."""
+        missing = window - len(self.ring)
+        if missing > 0:
+            self.ring = np.concatenate([np.zeros((missing, self.ring.shape[1]), np.uint8), self.ring])
 
     def to_bytes(self) -> bytes:
         """The file's content."""

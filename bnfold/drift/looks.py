@@ -64,7 +64,8 @@ class Looks:
         self._behind = [layer.frames_behind(train_batch) for layer in layers]
         self._batches = [None if layer.momentum is None else layer.batches for layer in layers]
         self._single = [layer.positions == 1 for layer in layers]
-        self._factors = [math.sqrt(spread_factor(layer, train_batch)) for layer in layers]
+        factors = [math.sqrt(spread_factor(layer, train_batch)) for layer in layers]
+        self._factors = np.repeat(factors, self._sizes)
 
     def look(
         self, codes: NDArray[np.uint8], values: NDArray[np.float32], known: NDArray[np.float32] | None
@@ -84,16 +85,14 @@ class Looks:
 
     def _against_statistics(self, values: NDArray[np.float32]) -> Look | None:
         found: list[Look] = []
+        scaled = values / self._factors
+        layers, alpha = (self._behind, self._batches, self._single), self._alpha / len(_WINDOWS)
         for window in _WINDOWS:
-            if window > len(values):
+            recent = scaled[-window:]
+            if window > len(scaled) or not tier0.possible(recent, self._sizes, *layers, alpha=alpha):
                 continue
-            parts = [
-                values[-window:, part] / factor
-                for part, factor in zip(columns(self._sizes), self._factors, strict=True)
-            ]
-            tests = tier0.judge(
-                parts, self._behind, self._batches, self._single, alpha=self._alpha / len(_WINDOWS)
-            )
+            parts = [recent[:, part] for part in columns(self._sizes)]
+            tests = tier0.judge(parts, *layers, alpha=alpha)
             if any(test.significant for test in tests):
                 found.append(Look(window, None, tests))
         return max(found, key=lambda look: max(test.strength for test in look.tests), default=None)

@@ -19,7 +19,7 @@ from bnfold.drift.scan import deals_for, scan
 from bnfold.drift.taps import columns, spread_factor
 from bnfold.drift.tier0 import LayerTest
 
-_WINDOWS = (16, 32, 64)  # of fewer frames tier 0's estimate of chance is too rough for a level this small
+_WINDOWS = (32, 64)  # of 16 frames tier 0 tells chance too roughly for so small a level
 _QUICK = 39
 _SUSPICIOUS = 0.05
 

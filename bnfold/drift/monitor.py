@@ -1,18 +1,18 @@
 """Drift while the device runs: one frame at a time, constant memory, a stated rate of false alarms.
 
 At every 8th kept frame the last 8, 16, 32 and 64 are compared with the baseline by one permutation test
-(without a baseline, the last 16, 32 and 64 with the population statistics, by tier 0), at the level
+(without a baseline, the last 32 and 64 with the population statistics, by tier 0), at the level
 
     alpha = 8 / ARL.
 
 Looks overlap, and depend on each other. By the Gaussian correlation inequality (Royen, 2014) that can only
-help: where what is looked at is symmetric, convex and of means that are near normal, the probability of no
-alarm in n looks is at least (1 - alpha)^n, so the run length has a mean of at least 1 / alpha looks, which is
-ARL frames. Whatever the dependence, it is at least half of that: the union bound gives (1 - n alpha). What
-both need is that the kept frames and the baseline are exchangeable: kept frames must be independent. So
-repeats are dropped, and where kept frames are still correlated, only every stride-th is kept; that is
-estimated from the first 32, and again before an alarm is given (then with one change of the mean within them
-allowed for, as drift that has just begun is one).
+help: where what is looked at is symmetric, convex and of means that are near normal, as in the permutation
+test, the probability of no alarm in n looks is at least (1 - alpha)^n, so the run length has a mean of at
+least 1 / alpha looks, which is ARL frames. Whatever the dependence, it is at least half of that: no alarm in
+n looks has at least the probability 1 - n alpha. What both need is that the kept frames and the baseline are
+exchangeable: kept frames must be independent. So repeats are dropped, and where kept frames are still
+correlated, only every stride-th is kept; that is estimated from the first 32, and again before an alarm is
+given (then with one change of the mean within them allowed for, as drift that has just begun is one).
 
 Memory: at most 640 columns, spread over all layers, one byte each for 64 frames, and two 64-bit sums.
 """

@@ -83,7 +83,8 @@ class Baseline:
 
     def take(self, chosen: NDArray[np.int64]) -> Baseline:
         """Some of the frames, at the same levels; the predictions stay those of all."""
-        return replace(self, codes=self.codes[chosen])
+        layout = None if self.layout is None else self.layout.take(chosen)
+        return replace(self, codes=self.codes[chosen], layout=layout)
 
     def code(self, taps: NDArray[Any]) -> NDArray[np.uint8]:
         """Taps of any frames, to this baseline's levels; what is beyond them becomes the last one."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from bnfold.drift import pictures
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.blocks import blocks_of
 from bnfold.drift.reference import Reference
@@ -45,7 +48,8 @@ def independent(reference: Reference, given: Baseline | None) -> Baseline | None
         given: taps of held-out frames; None: the recorded ones.
 
     Returns:
-        None where there are none, or where the recorded ones are worth less than 20 independent frames.
+        None where there are none, or where the recorded ones are worth less than 20 independent frames. Its
+        layout is left out where pictures that follow each other are alike though their taps are not.
 
     Raises:
         UsageError: BNF-U143 a given one is worth too few.
@@ -57,8 +61,12 @@ def independent(reference: Reference, given: Baseline | None) -> Baseline | None
         check_baseline(given.frames)
     sizes = [int(layer.alive.sum()) for layer in reference.layers]
     starts = blocks_of(None, known.values.astype(np.float32), sizes).starts
-    if len(starts) == known.frames:
-        return known
-    if given is not None:
-        check_baseline(len(starts), known.frames)
-    return known.take(starts) if len(starts) >= LEAST_BASELINE else None
+    if len(starts) < known.frames:
+        if given is not None:
+            check_baseline(len(starts), known.frames)
+        if len(starts) < LEAST_BASELINE:
+            return None
+        known = known.take(starts)
+    if known.layout is not None and not pictures.independent(known.layout.values.astype(np.float32)):
+        return replace(known, layout=None)
+    return known

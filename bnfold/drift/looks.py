@@ -25,18 +25,46 @@ _SUSPICIOUS = 0.05
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Frames in a monitor's columns.
+
+    Attributes:
+        codes: uint8, (frames, columns).
+        values: what they stand for.
+        layout, pictures: the same of the pictures' layout; None where it is not looked at.
+    """
+
+    codes: NDArray[np.uint8]
+    values: NDArray[np.float32]
+    layout: NDArray[np.uint8] | None = None
+    pictures: NDArray[np.float32] | None = None
+
+    @property
+    def all_codes(self) -> NDArray[np.uint8]:
+        """The layout as one more layer."""
+        return self.codes if self.layout is None else np.concatenate([self.codes, self.layout], axis=1)
+
+    @property
+    def all_values(self) -> NDArray[np.float32]:
+        """The same of what the codes stand for."""
+        return self.values if self.pictures is None else np.concatenate([self.values, self.pictures], axis=1)
+
+
+@dataclass(frozen=True)
 class Look:
     """A window that differs.
 
     Attributes:
         window: kept frames in it.
         p: of the look; None without a baseline.
-        tests: one for each layer, at least one of them significant.
+        tests: one for each layer.
+        picture: of the pictures' layout, where it was looked at. It or one of the others is significant.
     """
 
     window: int
     p: float | None
     tests: list[LayerTest]
+    picture: LayerTest | None = None
 
 
 class Looks:
@@ -46,7 +74,6 @@ class Looks:
         layers: of the reference.
         sizes: columns of each layer.
         train_batch: the batch of training.
-        baseline: codes of held-out frames, (n0, columns); None: the population statistics are all there is.
         alpha: the rate of false alarms in one look.
     """
 
@@ -55,11 +82,9 @@ class Looks:
         layers: Sequence[LayerReference],
         sizes: Sequence[int],
         train_batch: int,
-        baseline: NDArray[np.uint8] | None,
         alpha: float,
     ) -> None:
         self._sizes = tuple(sizes)
-        self._baseline = baseline
         self._alpha = alpha
         self._behind = [layer.frames_behind(train_batch) for layer in layers]
         self._batches = [None if layer.momentum is None else layer.batches for layer in layers]
@@ -67,21 +92,16 @@ class Looks:
         factors = [math.sqrt(spread_factor(layer, train_batch)) for layer in layers]
         self._factors = np.repeat(factors, self._sizes)
 
-    def look(
-        self, codes: NDArray[np.uint8], values: NDArray[np.float32], known: NDArray[np.float32] | None
-    ) -> Look | None:
+    def look(self, now: Kept, known: Kept | None) -> Look | None:
         """The window that stands out most, if any does.
 
         Args:
-            codes: of the last kept frames in the order of time, (m, columns), m >= 16.
-            values: what they stand for.
-            known: what the baseline's codes stand for.
+            now: the last kept frames in the order of time, 16 at least.
+            known: the baseline's, with pictures where ``now`` has them.
         """
         if not any(self._sizes):
             return None
-        if self._baseline is None or known is None:
-            return self._against_statistics(values)
-        return self._against_baseline(codes, values, self._baseline, known)
+        return self._against_statistics(now.values) if known is None else self._against_baseline(now, known)
 
     def _against_statistics(self, values: NDArray[np.float32]) -> Look | None:
         found: list[Look] = []
@@ -97,21 +117,19 @@ class Looks:
                 found.append(Look(window, None, tests))
         return max(found, key=lambda look: max(test.strength for test in look.tests), default=None)
 
-    def _against_baseline(
-        self,
-        codes: NDArray[np.uint8],
-        values: NDArray[np.float32],
-        baseline: NDArray[np.uint8],
-        known: NDArray[np.float32],
-    ) -> Look | None:
+    def _against_baseline(self, now: Kept, known: Kept) -> Look | None:
+        sizes = self._sizes if now.layout is None else (*self._sizes, now.layout.shape[1])
+        recent, before = now.all_codes, known.all_codes
         # Few deals tell most windows from drift; an alarm needs all of them as well
-        if scan(codes, baseline, self._sizes, deals=_QUICK).p > max(_SUSPICIOUS, self._alpha):
+        if scan(recent, before, sizes, deals=_QUICK).p > max(_SUSPICIOUS, self._alpha):
             return None
-        found = scan(codes, baseline, self._sizes, deals=deals_for(self._alpha), level=self._alpha)
+        found = scan(recent, before, sizes, deals=deals_for(self._alpha), level=self._alpha)
         if found.p > self._alpha:
             return None
         # The level is kept; which layers it is, and whether the effect is worth an alarm
-        _, tests = tier1.judge(values[-found.window :], known, self._sizes)
+        _, tests = tier1.judge(now.all_values[-found.window :], known.all_values, sizes)
         if not any(test.significant for test in tests):
             return None
-        return Look(found.window, found.p, tests)
+        if now.layout is None:
+            return Look(found.window, found.p, tests)
+        return Look(found.window, found.p, tests[:-1], tests[-1])

@@ -22,16 +22,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.drift import alarms
+from bnfold.drift import alarms, pictures
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.blocks import integrated_time, same_image, same_taps
 from bnfold.drift.held_out import independent
-from bnfold.drift.looks import Looks
+from bnfold.drift.looks import Kept, Looks
 from bnfold.drift.reference import Reference
 from bnfold.drift.state import THUMBNAIL, State
 from bnfold.drift.taps import spread_factor
@@ -96,18 +97,17 @@ class Monitor:
             )
         watched = Watched(reference, known, train_batch)
         self._watched, self.sizes, self.key = watched, watched.sizes, watched.key
-        self._looks = Looks(reference.layers, self.sizes, train_batch, watched.codes, self.alpha)
-        shape = (0, 0) if state is None else state.ring.shape
-        if state is not None and (
-            state.key != self.key or not 0 < shape[0] <= HISTORY or shape[1] != len(watched.scale.zero)
-        ):
+        self._looks = Looks(reference.layers, self.sizes, train_batch, self.alpha)
+        numbers = 0 if watched.pictures is None else watched.pictures.columns
+        new = State.new(self.key, watched.scale, HISTORY, numbers)
+        if state is not None and (state.key != self.key or not _alike(state, new)):
             raise ArtifactError(
                 "BNF-M033",
                 "the state is of another network, or of another baseline",
                 where=f"state {state.key[:12]}, monitor {self.key[:12]}",
                 fix="give the artifact and baseline that it began with, or name another file to begin anew",
             )
-        self.state = State.new(self.key, watched.scale, HISTORY) if state is None else state
+        self.state = new if state is None else state
         self.state.lengthen(HISTORY)
 
     @property
@@ -124,6 +124,7 @@ class Monitor:
         self.state.alarmed, self.state.blamed = False, ""
         self.state.empty()
         self.state.stride, self.state.settled = 1, False
+        self.state.pictured = self.state.layout.shape[1] > 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state in one step, to go on after a restart with ``state=State.load(path)``.
@@ -162,7 +163,8 @@ class Monitor:
                 None: the frame did not run on the monitored graph, and is only looked at for values that are
                 not finite.
             frame: what the network was given (an array, or a dictionary of them), to see repeats and values
-                that are not finite; None: neither is looked for. A frame that is not finite needs no taps.
+                that are not finite, and, as (1, ...), its layout; None: nothing of it is looked for. A frame
+                that is not finite needs no taps.
             outputs: the network's answers, looked at for values that are not finite.
 
         Returns:
@@ -176,7 +178,7 @@ class Monitor:
         state = self.state
         number = state.counts.frames
         state.counts.frames += 1
-        arrays = _arrays(frame)
+        arrays = list(_named(frame).values())
         if not all(_finite(array) for array in arrays):
             state.counts.bad_inputs += 1
             return [alarms.bad_input(number)]
@@ -192,7 +194,9 @@ class Monitor:
         if state.passed < state.stride:
             return []
         state.passed = 0
-        state.keep(self._watched.encode(values))
+        seen = self._watched.pictures if state.pictured else None
+        layout = None if seen is None else seen.code(_named(frame))
+        state.keep(self._watched.encode(values), layout)
         if state.filled < FIRST or state.since < EVERY or state.alarmed:
             return []
         state.since = 0
@@ -220,26 +224,44 @@ class Monitor:
 
     def _look(self) -> list[Finding]:
         state, watched = self.state, self._watched
-        values = watched.decode(state.window).astype(np.float32)
+        now = self._now()
         if not state.settled:
             state.settled = True
-            slower = self._slower(values, change=False)
+            slower = self._slower(now.values, change=False)
             if slower:
                 state.settled = False  # look again at the kept frames that remain
                 return slower
+            if now.pictures is not None and not pictures.independent(now.pictures):
+                state.pictured, now = False, replace(now, layout=None, pictures=None)
         state.counts.looks += 1
-        look = self._looks.look(state.window, values, watched.known)
+        look = self._looks.look(now, watched.known(now))
         if look is None:
             return []
-        slower = self._slower(values, change=True)
+        slower = self._slower(now.values, change=True)
         if slower:
             return slower
+        if now.pictures is not None and not pictures.independent(now.pictures[-FIRST:], change=True):
+            # taps that are independent before a background that is not: what do they say alone?
+            state.pictured, now = False, replace(now, layout=None, pictures=None)
+            look = self._looks.look(now, watched.known(now))
+            if look is None:
+                return []
         state.alarmed = True
         state.counts.alarms += 1
         names = [layer.name for layer in self.reference.layers]
         alarm = alarms.drift(self.tier, look, names, watched.channels, self.arl, state.counts)
         state.blamed = alarm.where
         return [alarm]
+
+    def _now(self) -> Kept:
+        """The kept frames that are remembered."""
+        state, watched = self.state, self._watched
+        codes = state.window
+        values = watched.decode(codes).astype(np.float32)
+        if watched.pictures is None or not state.pictured:
+            return Kept(codes, values)
+        layout = state.layout[len(state.layout) - state.filled :]
+        return Kept(codes, values, layout, watched.pictures.decode(layout))
 
     def _slower(self, values: NDArray[np.float32], *, change: bool) -> list[Finding]:
         """Keep fewer frames where the kept ones are correlated; a finding that says so, or nothing."""
@@ -252,11 +274,17 @@ class Monitor:
         return [alarms.slower(self.state.stride, before, time)]
 
 
-def _arrays(frame: Any) -> list[NDArray[Any]]:
-    if frame is None:
-        return []
-    values = frame.values() if isinstance(frame, Mapping) else [frame]
-    return [np.asarray(value) for value in values]
+def _alike(state: State, new: State) -> bool:
+    """Whether a state has the shapes of a new one; its window may be shorter, as in the first version."""
+    frames, columns = state.ring.shape
+    window, numbers = state.layout.shape
+    fits = columns == new.ring.shape[1] and (frames, numbers) in ((window, new.layout.shape[1]), (frames, 0))
+    return fits and 0 < frames <= HISTORY and (numbers > 0 or not state.pictured)
+
+
+def _named(frame: Any) -> dict[str, NDArray[Any]]:
+    named = frame if isinstance(frame, Mapping) else {} if frame is None else {"": frame}
+    return {str(name): np.asarray(value) for name, value in named.items()}
 
 
 def _finite(array: NDArray[Any]) -> bool:

@@ -9,7 +9,7 @@ whose largest is at least the observed one is an exact p-value: that windows lie
 layers move together, and how many there are of both, is in it.
 
 Ranks and the pooled covariance are made once for all windows, so that four cost little more than one. Layers
-are padded to one size, and all of them are one matrix product.
+of about one size are padded to the largest of them, and are one matrix product.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def scan(
         level: no more is dealt once p is known to be above this.
     """
     windows = tuple(n for n in WINDOWS if n <= len(recent))
-    pool = _Pool.of(np.concatenate([baseline, recent]), sizes)
+    pool = _Pool(np.concatenate([baseline, recent]), sizes)
     above, dealt, window = 0, 0, windows[-1]
     parts = -(-deals // (_AT_ONCE - 1))
     while dealt < deals and 1 + above <= level * (1 + deals):
@@ -109,8 +109,8 @@ _first = lru_cache(maxsize=6)(_dealt)  # most looks need no more
 
 
 @dataclass(frozen=True)
-class _Pool:
-    """Pooled frames.
+class _Layers:
+    """Layers of about one size in the pooled frames.
 
     Attributes:
         scores: shape (layers, widest, frames): normal scores, 0 where a layer has fewer columns.
@@ -125,14 +125,13 @@ class _Pool:
     distances: Array
 
     @classmethod
-    def of(cls, codes: NDArray[np.uint8], sizes: Sequence[int]) -> _Pool:
-        parts = [part for part in columns(sizes) if part.stop > part.start]
-        counts = np.array([part.stop - part.start for part in parts])
-        total, widest = len(codes), int(counts.max())
+    def of(cls, parts: Sequence[Array]) -> _Layers:
+        """Of the scores of each layer, (columns, frames)."""
+        counts = np.array([len(part) for part in parts])
+        total, widest = parts[0].shape[1], int(counts.max())
         scores = np.zeros((len(parts), widest, total), dtype=np.float32)
-        every = normal_scores(codes).T
         for layer, part in enumerate(parts):
-            scores[layer, : counts[layer]] = every[part]
+            scores[layer, : len(part)] = part
         energy = np.square(scores).sum(axis=(1, 2))
         ridge = np.maximum(_RIDGE * energy / np.minimum(total - 1, counts), 1e-6).astype(np.float32)
         side = min(widest, total)
@@ -146,8 +145,8 @@ class _Pool:
             far = 1 - ridge[:, None] * np.diagonal(inverse, axis1=1, axis2=2)
         return cls(scores, inverse, ridge, normal_scores(far.T))
 
-    def statistics(self, contrasts: Array) -> Array:
-        """Shape (3 * layers, contrasts): shift, spread and channel; see :mod:`bnfold.drift.tier1`."""
+    def statistics(self, contrasts: Array) -> list[Array]:
+        """Shift, spread and channel, (layers, contrasts) each; see :mod:`bnfold.drift.tier1`."""
         each = self.scores @ contrasts
         if self.inverse.shape[1] == self.scores.shape[1]:
             shift = (each * (self.inverse @ each)).sum(axis=1)
@@ -156,8 +155,24 @@ class _Pool:
                 contrasts * (self.inverse @ contrasts)
             ).sum(axis=1)
         spread = np.abs(self.distances.T @ contrasts)
-        found: Any = np.concatenate([np.cbrt(np.maximum(shift, 0)), spread, np.abs(each).max(axis=1)])
-        return np.asarray(found, dtype=np.float32)
+        return [np.cbrt(np.maximum(shift, 0)), spread, np.abs(each).max(axis=1)]
+
+
+class _Pool:
+    """Pooled frames, (frames, columns): the layers by size, each padded to the next power of two at most."""
+
+    def __init__(self, codes: NDArray[np.uint8], sizes: Sequence[int]) -> None:
+        scores = normal_scores(codes).T
+        alike: dict[int, list[Array]] = {}
+        for part in columns(sizes):
+            if part.stop > part.start:
+                alike.setdefault((part.stop - part.start - 1).bit_length(), []).append(scores[part])
+        self._layers = [_Layers.of(parts) for parts in alike.values()]
+
+    def statistics(self, contrasts: Array) -> Array:
+        """Shape (3 * layers, contrasts), in no order that means anything."""
+        found: list[Any] = [one for layers in self._layers for one in layers.statistics(contrasts)]
+        return np.concatenate(found).astype(np.float32, copy=False)
 
 
 def deals_for(level: float) -> int:

@@ -234,4 +234,5 @@ def _baseline(model: Model, frames: Frames) -> Baseline:
     check_baseline(len(taps))
     kept = distinct(pictures, taps.values, taps.sizes)
     check_baseline(len(kept), len(taps))
-    return Baseline.of(taps.values[kept])
+    layout = None if seen.layout is None else seen.layout[seen.taps.finite][kept]
+    return Baseline.of(taps.values[kept], layout=layout)

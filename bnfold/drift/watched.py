@@ -9,12 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.drift.baseline import Baseline
+from bnfold.drift.looks import Kept
+from bnfold.drift.pictures import Pictures
 from bnfold.drift.reference import Reference
 from bnfold.drift.scale import Scale
 
@@ -29,8 +32,7 @@ class Watched:
     Attributes:
         sizes: columns of each layer.
         channels: of each layer, the channel numbers of its columns.
-        codes: of the baseline's frames, (frames, columns); None without one.
-        known: what they stand for, in deviations of training.
+        pictures: the layout of the baseline's pictures; None where it has none.
         key: names the network, its baseline and the choice of columns.
         scale: what a code means.
     """
@@ -49,13 +51,21 @@ class Watched:
         if known is None:
             self._low = np.full(len(places), -_REACH)
             self._step = np.full(len(places), 2 * _REACH / _LEVELS)
-            self.codes = self.known = None
+            self._known = None
         else:
             self._low, self._step = known.low[places], known.step[places]
-            self.codes = known.codes[:, places]
-            self.known = self.decode(self.codes).astype(np.float32)
+            codes = known.codes[:, places]
+            self._known = Kept(codes, self.decode(codes).astype(np.float32))
+        layout = None if known is None else known.layout
+        self.pictures = None if layout is None else Pictures(layout)
         self.key = _identity(reference, known)
         self.scale = Scale.of(layers, self.sizes, self._low, self._step, known, places, train_batch)
+
+    def known(self, now: Kept) -> Kept | None:
+        """The baseline's frames, with their pictures where ``now`` has them; None without a baseline."""
+        if self._known is None or self.pictures is None or now.layout is None:
+            return self._known
+        return replace(self._known, layout=self.pictures.codes, pictures=self.pictures.known)
 
     def standardised(self, means: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], str | None]:
         """The columns of one frame in deviations, and the first layer with a value that is not finite.
@@ -113,7 +123,8 @@ def _identity(reference: Reference, known: Baseline | None) -> str:
     digest = hashlib.sha256()
     document = Reference(reference.layers).to_json()
     digest.update(json.dumps(document, sort_keys=True).encode())
-    for array in () if known is None else (known.codes, known.low, known.step):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for part in (known, None if known is None else known.layout):
+        for array in () if part is None else (part.codes, part.low, part.step):
+            digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(f"32 {COLUMNS}".encode())  # 32: frames of the first version's window; its states go on
     return digest.hexdigest()

@@ -205,7 +205,9 @@ def test_a_state_of_100_layers_is_small(tmp_path: Path) -> None:
         for i in range(100)
     )
     random = np.random.default_rng(0)
-    for known in (None, Baseline.of(random.normal(size=(50, 51200)))):
+    held_out = random.normal(size=(50, 51200))
+    pictures = random.normal(size=(50, 160))  # of two cameras
+    for known in (None, Baseline.of(held_out), Baseline.of(held_out, layout=pictures)):
         monitor = Monitor(Reference(layers), baseline=known)
         for _ in range(40):
             taps = [random.normal(size=512) for _ in layers]
@@ -215,6 +217,7 @@ def test_a_state_of_100_layers_is_small(tmp_path: Path) -> None:
         state.sums += random.integers(0, 2**38, COLUMNS)
         state.squares += random.integers(0, 2**46, COLUMNS)
         state.ring[:] = random.integers(0, 256, state.ring.shape)  # nothing to deflate
+        state.layout[:] = random.integers(0, 256, state.layout.shape)
         monitor.save(tmp_path / "state")
         assert (tmp_path / "state").stat().st_size < 64 * 1024
 
@@ -272,6 +275,8 @@ def damaged() -> list[tuple[str, Any]]:
         ("filled", header("filled", 65)),
         ("alarmed", header("alarmed", 1)),
         ("settled", header("settled", None)),
+        ("pictured", header("pictured", 1)),
+        ("numbers", header("numbers", 1)),
         ("blamed", header("blamed", 3)),
         ("scale", header("scale", None)),
         ("no scale", layers(None)),

@@ -31,7 +31,7 @@ QUANTITIES = ("brightness", "edges across", "edges down", "slant", "fineness")
 COLUMNS = CELLS * CELLS * len(QUANTITIES)
 """Numbers for each picture of a frame: quantity by quantity, each from the upper left, row by row."""
 _LEAST = 2 * CELLS + 2  # pixels on a side: two by two differences in each cell
-_FINE = 96  # pixels on the shorter side that are enough: of twice as many every second is taken
+_FINE = 64  # pixels on the shorter side that are enough: of twice as many every second is taken
 _AT_ONCE = 32  # frames, so that no large copy of all of them is made
 _WORDS: dict[str, tuple[str, str]] = {
     "brightness": ("brighter", "darker"),

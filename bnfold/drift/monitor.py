@@ -12,7 +12,7 @@ least 1 / alpha looks, which is ARL frames. Whatever the dependence, it is at le
 n looks has at least the probability 1 - n alpha. What both need is that the kept frames and the baseline are
 exchangeable: kept frames must be independent. So repeats are dropped, and where kept frames are still
 correlated, only every stride-th is kept; that is estimated from the first 32, and again before an alarm is
-given (then with one change of the mean within them allowed for, as drift that has just begun is one).
+given (with one change of the mean within them allowed for, as drift that has just begun is one).
 
 Memory: at most 640 columns, spread over all layers, one byte each for 64 frames, and two 64-bit sums.
 """
@@ -227,17 +227,17 @@ class Monitor:
         now = self._now()
         if not state.settled:
             state.settled = True
-            slower = self._slower(now.values, change=False)
+            slower = self._slower(now.values)
             if slower:
                 state.settled = False  # look again at the kept frames that remain
                 return slower
-            if now.pictures is not None and not pictures.independent(now.pictures):
+            if now.pictures is not None and not pictures.independent(now.pictures, change=True):
                 state.pictured, now = False, replace(now, layout=None, pictures=None)
         state.counts.looks += 1
         look = self._looks.look(now, watched.known(now))
         if look is None:
             return []
-        slower = self._slower(now.values, change=True)
+        slower = self._slower(now.values)
         if slower:
             return slower
         if now.pictures is not None and not pictures.independent(now.pictures[-FIRST:], change=True):
@@ -263,9 +263,12 @@ class Monitor:
         layout = state.layout[len(state.layout) - state.filled :]
         return Kept(codes, values, layout, watched.pictures.decode(layout))
 
-    def _slower(self, values: NDArray[np.float32], *, change: bool) -> list[Finding]:
-        """Keep fewer frames where the kept ones are correlated; a finding that says so, or nothing."""
-        time = integrated_time(values[-FIRST:], self.sizes, change=change)
+    def _slower(self, values: NDArray[np.float32]) -> list[Finding]:
+        """Keep fewer frames where the kept ones are correlated; a finding that says so, or nothing.
+
+        One change of the mean is allowed for: drift may have begun just now, or within the first frames.
+        """
+        time = integrated_time(values[-FIRST:], self.sizes, change=True)
         if time <= 1:
             return []
         before = self.state.stride

@@ -94,11 +94,11 @@ def test_a_baseline_of_a_still_camera_counts_its_scenes(
     monitored: Path, home: Array, tmp_path: Path, cli: Cli
 ) -> None:
     """Every frame 8 times over: 10 scenes are refused, and of 40 each counts once."""
-    noise = np.random.default_rng(0).integers(-2, 3, (40, 8, *home.shape[1:]))
-    slow = np.clip(home[:40, np.newaxis] + noise, 0, 255).astype(np.uint8).reshape(320, *home.shape[1:])
+    noise = np.random.default_rng(0).integers(-2, 3, (len(home), 8, *home.shape[1:]))
+    slow = np.clip(home[:, np.newaxis] + noise, 0, 255).astype(np.uint8).reshape(-1, *home.shape[1:])
     np.save(tmp_path / "ten.npy", slow[:80])
-    np.save(tmp_path / "forty.npy", slow)
-    np.save(tmp_path / "frames.npy", np.repeat(home, 8, axis=0))
+    np.save(tmp_path / "forty.npy", slow[:320])
+    np.save(tmp_path / "frames.npy", slow)
     result = cli("monitor", monitored, "--frames", "frames.npy", "--baseline", "ten.npy")
     assert (result.status, result.out) == (2, "")
     assert result.err.startswith("error[BNF-U143]: the baseline's 80 frames are worth 10 independent ones")

@@ -28,7 +28,7 @@ def stream(monitor: Monitor, pool: Pool, chosen: Array) -> int | None:
             raw = layer.mean.copy()
             raw[live] += part * layer.deviation[live]
             means.append(raw)
-        found = monitor.update(means, frame=pool.frames[index])
+        found = monitor.update(means, frame=pool.frames[index][None])
         if any(finding.code == "BNF-A017" for finding in found):
             return number
     return None
@@ -37,7 +37,8 @@ def stream(monitor: Monitor, pool: Pool, chosen: Array) -> int | None:
 def monitors(bench: Bench, held: Array) -> Iterator[Monitor]:
     """Tier 0 and tier 1."""
     yield Monitor(bench.reference)
-    yield Monitor(bench.reference, baseline=Baseline.of(bench.clean.taps.values[held]))
+    layout = None if bench.clean.layout is None else bench.clean.layout[held]
+    yield Monitor(bench.reference, baseline=Baseline.of(bench.clean.taps.values[held], layout=layout))
 
 
 def part_online(bench: Bench) -> None:
@@ -85,7 +86,7 @@ def _clean(bench: Bench, draw: int) -> dict[str, Any]:
 
 def part_delay(bench: Bench) -> None:
     """Drift that begins after 64 clean frames or a few more: frames until the alarm, the median."""
-    draws, subject = bench.count(0.09), bench.subject
+    draws, subject = bench.count(0.25), bench.subject
     for number, (name, make) in enumerate(subject.shifts.items()):
 
         def compute(name: str = name, make: Any = make, number: int = number) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def configure(parser: CommandParser) -> None:
     )
     parser.option(
         "--run-length",
-        type=values.whole(8, 10**9),
+        type=values.whole(8, 10**6),
         default=1000,
         metavar="N",
         help="kept frames between false alarms, on average at least; default 1000",

@@ -11,6 +11,8 @@ tier0, tier1, tiers   the tests; scores and distributions are theirs
 images, labels        what changed in the user's words
 layout                where things stand in the picture
 monitor, alarms       what a stream of frames shows, one at a time, and what is said of it
+looks, scan           whether its last frames differ, in windows of several lengths at once
+watched, held_out     the channels and the held-out frames that it uses
 state, scale          what is remembered of it, and what that means without the artifact
 stream                an artifact, a camera's frames and a monitor together
 fleet                 the states of many devices, and which of them stands out

@@ -7,8 +7,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from bnfold.drift.layout import words
+from bnfold.drift.looks import Look
 from bnfold.drift.state import Counts
-from bnfold.drift.tier0 import LayerTest
 from bnfold.errors import BnfoldError
 from bnfold.finding import Finding
 
@@ -63,43 +64,51 @@ def slower(stride: int, before: int, time: float) -> Finding:
 
 def drift(
     tier: int,
-    p: float | None,
-    tests: Sequence[LayerTest],
+    look: Look,
     names: Sequence[str],
     channels: Sequence[NDArray[Any]],
     arl: int,
-    window: int,
     counts: Counts,
 ) -> Finding:
-    """The window differs from what it is compared with.
+    """A window differs from what it is compared with.
 
     Args:
-        tier, p: of the comparison.
-        tests, names, channels: of each layer, the last as the channel numbers of its columns.
+        tier: of the comparison.
+        look: what it found.
+        names, channels: of each layer, the last as the channel numbers of its columns.
         arl: kept frames between false alarms.
-        window: kept frames that were compared.
         counts: with this frame.
     """
-    index = next(i for i, test in enumerate(tests) if test.significant)
-    test = tests[index]
-    shifted = test.effect > test.limit or {"shift", "channel"} & set(test.by)
-    how = f"by {test.effect:.2f} deviations" if shifted else "in how far its frames lie apart"
-    blamed = [int(channels[index][c]) for c in test.channels[:8]]
+    tests = look.tests
+    index = next((i for i, test in enumerate(tests) if test.significant), None)
+    if index is None:  # where things stand, and nothing that layers are on average
+        assert look.picture is not None, "a look has something significant"
+        test, where, blamed = look.picture, "input", [int(c) for c in look.picture.channels[:8]]
+        said = words(look.picture.channels, [float(look.picture.shifts[c]) for c in look.picture.channels])
+        how = ", ".join(said[:3]) or "where things stand in the picture"
+    else:
+        test, where = tests[index], names[index]
+        blamed = [int(channels[index][c]) for c in test.channels[:8]]
+        shifted = test.effect > test.limit or {"shift", "channel"} & set(test.by)
+        how = f"by {test.effect:.2f} deviations" if shifted else "in how far its frames lie apart"
+        where += f"[{', '.join(map(str, blamed))}]" if blamed else ""
+    later = len(tests) if index is None else index + 1
     frame = counts.frames - 1
     return Finding(
         "BNF-A017",
         "error",
-        names[index] + (f"[{', '.join(map(str, blamed))}]" if blamed else ""),
-        f"the last {window} kept frames, up to frame {frame}, differ from training (tier {tier}): first here"
-        f", {how}; without drift this is said once in {arl:,} kept frames, or less "
-        "often",
+        where,
+        f"the last {look.window} kept frames, up to frame {frame}, differ from training (tier {tier}): first "
+        f"here, {how}; without drift this is said once in {arl:,} kept frames, or less often",
         {
             "tier": tier,
-            "p": p,
+            "p": look.p,
+            "window": look.window,
             "effect": test.effect,
             "by": list(test.by),
             "channels": blamed,
-            "propagated": [names[i] for i in range(index + 1, len(tests)) if tests[i].significant],
+            "propagated": [names[i] for i in range(later, len(tests)) if tests[i].significant],
+            "picture": look.picture is not None and look.picture.significant,
             "frame": frame,
             "kept": counts.kept,
             "arl": arl,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,11 @@ class Baseline:
     def values(self) -> NDArray[np.float64]:
         """Shape (frames, channels): the taps, in units of the reference's deviation."""
         return self.decode(self.codes)
+
+    def take(self, chosen: NDArray[np.int64]) -> Baseline:
+        """Some of the frames, at the same levels; the predictions stay those of all."""
+        layout = None if self.layout is None else self.layout.take(chosen)
+        return replace(self, codes=self.codes[chosen], layout=layout)
 
     def code(self, taps: NDArray[Any]) -> NDArray[np.uint8]:
         """Taps of any frames, to this baseline's levels; what is beyond them becomes the last one."""

@@ -166,7 +166,7 @@ def without_change(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     count = len(gram)
     sums = np.zeros((count + 1, count + 1))
     sums[1:, 1:] = gram.cumsum(axis=0).cumsum(axis=1)
-    at = np.arange(4, count - 3) if count >= 8 else np.array([count // 2])
+    at = np.arange(4, count) if count >= 8 else np.array([count // 2])
     after = sums[-1, -1] - sums[at, -1] - sums[-1, at] + sums[at, at]
     split = int(at[np.argmax(sums[at, at] / at + after / (count - at))])
     found = gram.copy()

@@ -1,13 +1,12 @@
 """The few quantiles that the tests need, without scipy: normal, chi-square's relative F, Student's t, beta.
 
 All come from the regularised incomplete beta function, by Lentz's continued fraction (Press et al., Numerical
-Recipes, section 6.4), and are inverted by bisection: slow next to a library's, and exact to about 1e-10.
+Recipes, section 6.4), and are inverted by Newton's method: exact to about 1e-10.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -53,8 +52,32 @@ def _fraction(x: float, a: float, b: float) -> float:
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """x with I_x(a, b) = probability."""
-    return _bisect(lambda x: beta_probability(x, a, b) - probability, 0.0, 1.0)
+    """x with I_x(a, b) = probability.
+
+    Newton's steps for log I as a function of log x, which rises and is concave: from the left they never pass
+    the root, and from the right the first one does. A handful of steps where bisection takes 50.
+    """
+    if not 0 < probability < 1:
+        return 0.0 if probability <= 0 else 1.0
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    target, low, high = math.log(probability), 0.0, 1.0
+    x = a / (a + b)
+    for _ in range(100):
+        reached = beta_probability(x, a, b)
+        if reached > probability:
+            high = x
+        else:
+            low = x
+        slope = math.exp(log_front + a * math.log(x) + (b - 1) * math.log1p(-x)) if x < 1 else 0.0
+        moved = 0.0
+        if reached > 0 and slope > 0:
+            moved = x * math.exp((target - math.log(reached)) * reached / slope)
+        if abs(moved - x) <= 1e-7 * min(x, 1 - x):  # steps shrink quadratically: the next would be 1e-14
+            return moved
+        x = moved if low < moved < high else (low + high) / 2
+        if x in (low, high):
+            return x
+    return x
 
 
 @lru_cache(maxsize=4096)
@@ -83,15 +106,3 @@ def clopper_pearson(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
     low = 0.0 if hits == 0 else beta_quantile(tail, hits, trials - hits + 1)
     high = 1.0 if hits == trials else beta_quantile(1 - tail, hits + 1, trials - hits)
     return low, high
-
-
-def _bisect(rises: Callable[[float], float], low: float, high: float) -> float:
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if rises(middle) < 0:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2

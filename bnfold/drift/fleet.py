@@ -1,7 +1,7 @@
 """Many devices that run one network: has the fleet left what it was trained on, and which device has?
 
 Counts and sums add up exactly (:func:`bnfold.drift.merge`), and say what each device has seen in its life.
-The verdict rests on the last kept frames that every state holds, at most 32 of a device, against what the
+The verdict rests on the last kept frames that every state holds, at most 64 of a device, against what the
 codes are compared with: the population statistics, or the mean of the held-out frames and their number. The
 test is tier 0's: it needs no frames of the other side, so a state is enough.
 

@@ -15,6 +15,7 @@ error (`bnfold.drift.tier1`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ QUANTITIES = ("brightness", "edges across", "edges down", "slant", "fineness")
 COLUMNS = CELLS * CELLS * len(QUANTITIES)
 """Numbers for each picture of a frame: quantity by quantity, each from the upper left, row by row."""
 _LEAST = 2 * CELLS + 2  # pixels on a side: two by two differences in each cell
+_FINE = 64  # pixels on the shorter side that are enough: of twice as many every second is taken
 _AT_ONCE = 32  # frames, so that no large copy of all of them is made
 _WORDS: dict[str, tuple[str, str]] = {
     "brightness": ("brighter", "darker"),
@@ -51,6 +53,17 @@ def layout_of(inputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float32] | None:
     return found if found is not None and np.isfinite(found).all() else None
 
 
+def scale_of(layout: NDArray[Any]) -> tuple[Array, Array]:
+    """Center and deviation of each number between held-out frames, shape (columns,) each.
+
+    What never varied among them is measured by the least that does.
+    """
+    center, deviation = layout.mean(axis=0), layout.std(axis=0)
+    varied = deviation > 1e-6 * (np.abs(center) + deviation.max(initial=0.0))
+    least = float(deviation[varied].min(initial=np.inf))
+    return center, np.where(varied, deviation, least if math.isfinite(least) else 1.0)
+
+
 def _of_input(array: NDArray[Any]) -> NDArray[np.float32] | None:
     parts = [_numbers(array[at : at + _AT_ONCE]) for at in range(0, max(len(array), 1), _AT_ONCE)]
     made = [part for part in parts if part is not None]
@@ -58,10 +71,14 @@ def _of_input(array: NDArray[Any]) -> NDArray[np.float32] | None:
 
 
 def _numbers(array: NDArray[Any]) -> NDArray[np.float32] | None:
-    images = as_images(array) if array.dtype.kind in "fiu" else None
+    images = as_images(array[:0]) if array.dtype.kind in "fiu" else None
     if images is None or min(images.shape[1:3]) < _LEAST:
         return None
-    grey = images.mean(axis=-1)
+    step = max(1, min(images.shape[1:3]) // _FINE)
+    thin = array[:, :, ::step, ::step] if array.shape[1] in (1, 3) else array[:, ::step, ::step]
+    images = as_images(thin)
+    assert images is not None
+    grey = sum(images[..., colour] for colour in range(images.shape[-1])) / images.shape[-1]
     across = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
     down = grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
     inner = grey[:, 1:-1, 1:-1]

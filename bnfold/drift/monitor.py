@@ -1,67 +1,51 @@
 """Drift while the device runs: one frame at a time, constant memory, a stated rate of false alarms.
 
-The last 32 kept frames are the window; at every 8th it is compared with the baseline by tier 1's
-permutation test (without a baseline: with the population statistics, by tier 0), at a level of
+At every 8th kept frame the last 8, 16, 32 and 64 are compared with the baseline by one permutation test
+(without a baseline, the last 32 and 64 with the population statistics, by tier 0), at the level
 
-    alpha = 8 / (2 ARL).
+    alpha = 8 / ARL.
 
-Whatever the dependence between overlapping windows, the probability of a false alarm within N frames is at
-most (N / 8) alpha = N / (2 ARL), so the run length has a mean of at least the sum over N < 2 ARL of
-1 - N / (2 ARL), which is ARL. What it needs is that a window and the baseline are exchangeable: kept frames
-must be independent. So repeats are dropped, and where kept frames are still correlated, only every stride-th
-is kept; that is estimated from the first window, and again before an alarm is given (then with one change of
-the mean within the window allowed for, as drift that has just begun is one).
+Looks overlap, and depend on each other. By the Gaussian correlation inequality (Royen, 2014) that can only
+help: where what is looked at is symmetric, convex and of means that are near normal, as in the permutation
+test, the probability of no alarm in n looks is at least (1 - alpha)^n, so the run length has a mean of at
+least 1 / alpha looks, which is ARL frames. Whatever the dependence, it is at least half of that: no alarm in
+n looks has at least the probability 1 - n alpha. What both need is that the kept frames and the baseline are
+exchangeable: kept frames must be independent. So repeats are dropped, and where kept frames are still
+correlated, only every stride-th is kept; that is estimated from the first 32, and again before an alarm is
+given (with one change of the mean within them allowed for, as drift that has just begun is one).
 
-Memory: at most 640 columns, spread over all layers, one byte each for 32 frames, and two 64-bit sums.
+Memory: at most 640 columns, spread over all layers, one byte each for 64 frames, and two 64-bit sums.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.drift import alarms, tier0, tier1
+from bnfold.drift import alarms, pictures
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.blocks import integrated_time, same_image, same_taps
+from bnfold.drift.held_out import independent
+from bnfold.drift.looks import Kept, Looks
 from bnfold.drift.reference import Reference
-from bnfold.drift.scale import Scale
 from bnfold.drift.state import THUMBNAIL, State
-from bnfold.drift.taps import columns, spread_factor
-from bnfold.drift.tier0 import LayerTest
-from bnfold.drift.tiers import LEAST_BASELINE
+from bnfold.drift.taps import spread_factor
+from bnfold.drift.watched import Watched
 from bnfold.errors import ArtifactError, BnfoldError, UsageError
 from bnfold.finding import Finding
-from bnfold.wording import count
 
-WINDOW = 32
+HISTORY = 64
+FIRST = 32
+"""Kept frames before the first look, and those that are looked at for correlation."""
 EVERY = 8
 ARL = 1000
-COLUMNS = 640
-_QUICK = 99
-_REACH = 4.0  # deviations on either side that the codes cover where there is no baseline
-_LEVELS = 255
-
-
-def check_baseline(frames: int) -> None:
-    """Refuse held-out frames that are too few: against them nothing would ever be drift.
-
-    Raises:
-        UsageError: BNF-U143.
-    """
-    if frames < LEAST_BASELINE:
-        raise UsageError(
-            "BNF-U143",
-            f"the baseline has {count(frames, 'finite frame')}, and {LEAST_BASELINE} are needed",
-            where="baseline",
-            fix="give 50 to 200 held-out frames, or leave it out",
-        )
+_LARGEST_ARL = 10**6  # an alarm deals the frames ARL / 4 times
 
 
 class Monitor:
@@ -69,16 +53,17 @@ class Monitor:
 
     Args:
         reference: of the network; its recorded baseline is used unless another is given.
-        baseline: taps of held-out frames, as :class:`~bnfold.drift.Baseline` keeps them.
-        arl: the mean number of kept frames between false alarms is at least this.
+        baseline: taps of held-out frames, as :class:`~bnfold.drift.Baseline` keeps them. Where frames that
+            follow each other are correlated, only every so manyth is used.
+        arl: the mean number of kept frames between false alarms is at least this; 8 to 1,000,000.
         every: of how many frames of the camera one is to be run on the monitored graph; see :meth:`due`.
         train_batch: the batch of training, for tier 0.
         state: where an earlier run left off.
 
     Raises:
         UsageError: BNF-U143 ``arl``, ``every`` or ``train_batch`` is out of range, or a given baseline has
-            less than 20 frames; BNF-U146 a training batch of 1 and no baseline: there is nothing to compare
-            with.
+            less than 20 frames, or is worth less than 20 independent ones; BNF-U146 a training batch of 1 and
+            no baseline: there is nothing to compare with.
         ArtifactError: BNF-M033 the state is another network's, or of another baseline.
     """
 
@@ -95,55 +80,35 @@ class Monitor:
         for name, value, least in (("arl", arl, EVERY), ("every", every, 1), ("train_batch", train_batch, 1)):
             if not value >= least:
                 raise UsageError("BNF-U143", f"{name} is {value}", where=name, fix=f"give at least {least}")
-        if baseline is not None:
-            check_baseline(len(baseline.codes))
+        if arl > _LARGEST_ARL:
+            raise UsageError("BNF-U143", f"arl is {arl}", where="arl", fix=f"give at most {_LARGEST_ARL}")
         self.reference = reference
         self.arl, self.every, self.train_batch = arl, every, train_batch
-        self.alpha = EVERY / (2 * arl)
-        known = baseline if baseline is not None else reference.baseline
+        self.alpha = EVERY / arl
+        known = independent(reference, baseline)
         self.tier = 0 if known is None else 1
-        live = [int(layer.alive.sum()) for layer in reference.layers]
-        chosen = spread(live, COLUMNS)
-        self.sizes = tuple(len(part) for part in chosen)
-        self._columns = np.concatenate(
-            [part + offset for part, offset in zip(chosen, np.cumsum([0, *live[:-1]]), strict=True)]
-        )
-        self._channels = [
-            np.flatnonzero(layer.alive)[part] for layer, part in zip(reference.layers, chosen, strict=True)
-        ]
-        layers = reference.layers
-        edges = np.cumsum([0, *(layer.channels for layer in layers[:-1])])
-        self._places = np.concatenate([c + edge for c, edge in zip(self._channels, edges, strict=True)])
-        self._mean = np.concatenate([layer.mean for layer in layers])[self._places]
-        self._deviation = np.concatenate([layer.deviation for layer in layers])[self._places]
-        self._factors = [spread_factor(layer, train_batch) for layer in reference.layers]
-        if known is None:
-            if not np.isfinite(self._factors).all():
-                raise UsageError(
-                    "BNF-U146",
-                    "a training batch of 1 tells nothing of the spread between frames; there is no baseline",
-                    where="train_batch",
-                    fix="record a baseline at conversion (--samples), or state the batch of training",
-                )
-            self._low = np.full(len(self._columns), -_REACH)
-            self._step = np.full(len(self._columns), 2 * _REACH / _LEVELS)
-            self._known = self._codes = None
-        else:
-            self._low, self._step = known.low[self._columns], known.step[self._columns]
-            self._codes = known.codes[:, self._columns]
-            self._known = self._decode(self._codes).astype(np.float32)
-        self.key = self._identity(known)
-        if state is not None and (state.key != self.key or state.ring.shape != (WINDOW, len(self._columns))):
+        factors = [spread_factor(layer, train_batch) for layer in reference.layers]
+        if known is None and not np.isfinite(factors).all():
+            raise UsageError(
+                "BNF-U146",
+                "a training batch of 1 tells nothing of the spread between frames; there is no baseline",
+                where="train_batch",
+                fix="record a baseline at conversion (--samples), or state the batch of training",
+            )
+        watched = Watched(reference, known, train_batch)
+        self._watched, self.sizes, self.key = watched, watched.sizes, watched.key
+        self._looks = Looks(reference.layers, self.sizes, train_batch, self.alpha)
+        numbers = 0 if watched.pictures is None else watched.pictures.columns
+        new = State.new(self.key, watched.scale, HISTORY, numbers)
+        if state is not None and (state.key != self.key or not _alike(state, new)):
             raise ArtifactError(
                 "BNF-M033",
                 "the state is of another network, or of another baseline",
                 where=f"state {state.key[:12]}, monitor {self.key[:12]}",
                 fix="give the artifact and baseline that it began with, or name another file to begin anew",
             )
-        scale = Scale.of(
-            reference.layers, self.sizes, self._low, self._step, known, self._columns, train_batch
-        )
-        self.state = state if state is not None else State.new(self.key, scale, WINDOW)
+        self.state = new if state is None else state
+        self.state.lengthen(HISTORY)
 
     @property
     def drifted(self) -> bool:
@@ -157,8 +122,9 @@ class Monitor:
     def reset(self) -> None:
         """Forget the alarm and the window, not the sums; the stride is estimated anew."""
         self.state.alarmed, self.state.blamed = False, ""
-        self._empty()
+        self.state.empty()
         self.state.stride, self.state.settled = 1, False
+        self.state.pictured = self.state.layout.shape[1] > 0
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state in one step, to go on after a restart with ``state=State.load(path)``.
@@ -197,7 +163,8 @@ class Monitor:
                 None: the frame did not run on the monitored graph, and is only looked at for values that are
                 not finite.
             frame: what the network was given (an array, or a dictionary of them), to see repeats and values
-                that are not finite; None: neither is looked for. A frame that is not finite needs no taps.
+                that are not finite, and, as (1, ...), its layout; None: nothing of it is looked for. A frame
+                that is not finite needs no taps.
             outputs: the network's answers, looked at for values that are not finite.
 
         Returns:
@@ -211,11 +178,11 @@ class Monitor:
         state = self.state
         number = state.counts.frames
         state.counts.frames += 1
-        arrays = _arrays(frame)
+        arrays = list(_named(frame).values())
         if not all(_finite(array) for array in arrays):
             state.counts.bad_inputs += 1
             return [alarms.bad_input(number)]
-        values, origin = (np.empty(0), None) if means is None else self._standardised(means)
+        values, origin = (np.empty(0), None) if means is None else self._watched.standardised(means)
         if origin is None and not all(_finite(np.asarray(a)) for a in (outputs or {}).values()):
             origin = "outputs"
         if origin is not None:
@@ -227,153 +194,100 @@ class Monitor:
         if state.passed < state.stride:
             return []
         state.passed = 0
-        self._keep(self._encode(values))
-        if state.filled < WINDOW or state.since < EVERY or state.alarmed:
+        seen = self._watched.pictures if state.pictured else None
+        layout = None if seen is None else seen.code(_named(frame))
+        state.keep(self._watched.encode(values), layout)
+        if state.filled < FIRST or state.since < EVERY or state.alarmed:
             return []
         state.since = 0
         return self._look()
 
     # --- one frame -----------------------------------------------------------------------------------------
 
-    def _standardised(self, means: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], str | None]:
-        """The chosen columns in deviations, and the first layer with a value that is not finite."""
-        if len(means) != len(self.reference.layers):
-            raise ValueError(f"{len(means)} taps for {len(self.reference.layers)} layers")
-        rows = [np.asarray(values, dtype=np.float64).reshape(-1) for values in means]
-        for row, layer in zip(rows, self.reference.layers, strict=True):
-            if len(row) != layer.channels:
-                raise ValueError(f"{layer.name}: {len(row)} taps for {layer.channels} channels")
-        whole = np.concatenate(rows)
-        if not np.isfinite(whole).all():
-            broken = next(i for i, row in enumerate(rows) if not np.isfinite(row).all())
-            return np.empty(0), self.reference.layers[broken].name
-        return (whole[self._places] - self._mean) / self._deviation, None
-
     def _repeats(self, frame: NDArray[Any], values: NDArray[np.float64]) -> bool:
         """Whether the frame shows the scene of the last distinct one; it becomes that one if not."""
         flat = frame.reshape(-1)
         now = flat[:: max(1, math.ceil(len(flat) / THUMBNAIL))].astype(np.float64)
         limit = float(np.finfo(np.float16).max)
-        image, codes = np.clip(now, -limit, limit).astype(np.float16), self._encode(values)
-        state = self.state
+        image, watched = np.clip(now, -limit, limit).astype(np.float16), self._watched
+        state, codes = self.state, watched.encode(values)
         if (
             len(state.last) == len(image)
             and same_image(state.last, image)
-            and same_taps(self._decode(state.last_codes), self._decode(codes), self.sizes)
+            and same_taps(watched.decode(state.last_codes), watched.decode(codes), self.sizes)
         ):
             return True
         state.last, state.last_codes = image, codes
         return False
 
-    def _encode(self, values: NDArray[np.float64]) -> NDArray[np.uint8]:
-        levels = np.rint((values - self._low) / self._step)
-        return np.asarray(np.clip(levels, 0, _LEVELS), dtype=np.uint8)
-
-    def _keep(self, codes: NDArray[np.uint8]) -> None:
-        state = self.state
-        state.ring[:-1] = state.ring[1:]
-        state.ring[-1] = codes
-        wide = codes.astype(np.int64)
-        state.sums += wide
-        state.squares += wide * wide
-        state.counts.kept += 1
-        state.filled = min(state.filled + 1, WINDOW)
-        state.since += 1
-
-    def _decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.asarray(self._low + codes * self._step)
-
-    def _empty(self) -> None:
-        self.state.filled = self.state.since = 0
-
     # --- one look ------------------------------------------------------------------------------------------
 
     def _look(self) -> list[Finding]:
-        state = self.state
-        window = self._decode(state.ring).astype(np.float32)
+        state, watched = self.state, self._watched
+        now = self._now()
         if not state.settled:
             state.settled = True
-            slower = self._slower(window, change=False)
+            slower = self._slower(now.values)
             if slower:
                 state.settled = False  # look again at the kept frames that remain
                 return slower
+            if now.pictures is not None and not pictures.independent(now.pictures, change=True):
+                state.pictured, now = False, replace(now, layout=None, pictures=None)
         state.counts.looks += 1
-        p, tests = self._compare(window)
-        if not any(test.significant for test in tests):
+        look = self._looks.look(now, watched.known(now))
+        if look is None:
             return []
-        slower = self._slower(window, change=True)
+        slower = self._slower(now.values)
         if slower:
             return slower
+        if now.pictures is not None and not pictures.independent(now.pictures[-FIRST:], change=True):
+            # taps that are independent before a background that is not: what do they say alone?
+            state.pictured, now = False, replace(now, layout=None, pictures=None)
+            look = self._looks.look(now, watched.known(now))
+            if look is None:
+                return []
         state.alarmed = True
         state.counts.alarms += 1
-        counts = state.counts
         names = [layer.name for layer in self.reference.layers]
-        alarm = alarms.drift(self.tier, p, tests, names, self._channels, self.arl, WINDOW, counts)
+        alarm = alarms.drift(self.tier, look, names, watched.channels, self.arl, state.counts)
         state.blamed = alarm.where
         return [alarm]
 
-    def _compare(self, window: NDArray[np.float32]) -> tuple[float | None, list[LayerTest]]:
-        layers = self.reference.layers
-        if self._known is None or self._codes is None:
-            parts = [
-                window[:, part] / math.sqrt(factor)
-                for part, factor in zip(columns(self.sizes), self._factors, strict=True)
-            ]
-            behind = [layer.frames_behind(self.train_batch) for layer in layers]
-            batches = [None if layer.momentum is None else layer.batches for layer in layers]
-            single = [layer.positions == 1 for layer in layers]
-            return None, tier0.judge(parts, behind, batches, single, alpha=self.alpha)
-        # Few deals tell most windows from drift; an alarm needs all of them as well
-        p = tier1.p_value(self.state.ring, self._codes, self.sizes, deals=_QUICK)
-        if p > 0.05:
-            return p, []
-        deals = math.ceil(2 / self.alpha) - 1
-        p, tests = tier1.judge(window, self._known, self.sizes, alpha=self.alpha, deals=deals)
-        return p, tests if p <= self.alpha else []
+    def _now(self) -> Kept:
+        """The kept frames that are remembered."""
+        state, watched = self.state, self._watched
+        codes = state.window
+        values = watched.decode(codes).astype(np.float32)
+        if watched.pictures is None or not state.pictured:
+            return Kept(codes, values)
+        layout = state.layout[len(state.layout) - state.filled :]
+        return Kept(codes, values, layout, watched.pictures.decode(layout))
 
-    def _slower(self, window: NDArray[np.float32], *, change: bool) -> list[Finding]:
-        """Keep fewer frames where the kept ones are correlated; a finding that says so, or nothing."""
-        time = integrated_time(window, self.sizes, change=change)
+    def _slower(self, values: NDArray[np.float32]) -> list[Finding]:
+        """Keep fewer frames where the kept ones are correlated; a finding that says so, or nothing.
+
+        One change of the mean is allowed for: drift may have begun just now, or within the first frames.
+        """
+        time = integrated_time(values[-FIRST:], self.sizes, change=True)
         if time <= 1:
             return []
         before = self.state.stride
         self.state.stride = before * math.ceil(time)
-        self._empty()
+        self.state.empty()
         return [alarms.slower(self.state.stride, before, time)]
 
-    def _identity(self, known: Baseline | None) -> str:
-        digest = hashlib.sha256()
-        document = Reference(self.reference.layers).to_json()
-        digest.update(json.dumps(document, sort_keys=True).encode())
-        for array in () if known is None else (known.codes, known.low, known.step):
-            digest.update(np.ascontiguousarray(array).tobytes())
-        digest.update(f"{WINDOW} {COLUMNS}".encode())
-        return digest.hexdigest()
+
+def _alike(state: State, new: State) -> bool:
+    """Whether a state has the shapes of a new one; its window may be shorter, as in the first version."""
+    frames, columns = state.ring.shape
+    window, numbers = state.layout.shape
+    fits = columns == new.ring.shape[1] and (frames, numbers) in ((window, new.layout.shape[1]), (frames, 0))
+    return fits and 0 < frames <= HISTORY and (numbers > 0 or not state.pictured)
 
 
-def spread(live: Sequence[int], most: int) -> list[NDArray[np.int64]]:
-    """For each layer, which of its live channels are watched: at most ``most`` in all, evenly over layers.
-
-    Layers with few channels leave their share to the others; of more channels than that, a seeded choice.
-    """
-    left, share = most, 0
-    take = [0] * len(live)
-    for done, index in enumerate(sorted(range(len(live)), key=lambda i: live[i])):
-        share = left // (len(live) - done)
-        take[index] = min(live[index], share)
-        left -= take[index]
-    random = np.random.default_rng(0)
-    return [
-        np.sort(random.choice(count, size, replace=False)).astype(np.int64)
-        for count, size in zip(live, take, strict=True)
-    ]
-
-
-def _arrays(frame: Any) -> list[NDArray[Any]]:
-    if frame is None:
-        return []
-    values = frame.values() if isinstance(frame, Mapping) else [frame]
-    return [np.asarray(value) for value in values]
+def _named(frame: Any) -> dict[str, NDArray[Any]]:
+    named = frame if isinstance(frame, Mapping) else {} if frame is None else {"": frame}
+    return {str(name): np.asarray(value) for name, value in named.items()}
 
 
 def _finite(array: NDArray[Any]) -> bool:

@@ -17,6 +17,9 @@ from bnfold.drift.distributions import normal_quantile
 Array = NDArray[np.float32]
 
 
+_AT_ONCE = 64
+
+
 @lru_cache(maxsize=64)
 def _table(frames: int) -> Array:
     """The score of rank 0, 1/2, 1, 3/2, ... frames - 1; mid-ranks have halves."""
@@ -38,6 +41,13 @@ def normal_scores(values: NDArray[Any]) -> Array:
 
 def _counted(codes: NDArray[np.uint8]) -> Array:
     """Shape (channels, frames)."""
+    channels = codes.shape[1]
+    # so many channels at once that their counts stay in the cache
+    parts = [_counted_part(codes[:, at : at + _AT_ONCE]) for at in range(0, max(channels, 1), _AT_ONCE)]
+    return np.concatenate(parts)
+
+
+def _counted_part(codes: NDArray[np.uint8]) -> Array:
     frames, channels = codes.shape
     places = codes.T + np.arange(0, 256 * channels, 256)[:, None]
     counts = np.bincount(places.reshape(-1), minlength=256 * channels).reshape(channels, 256)

@@ -25,7 +25,7 @@ from bnfold.errors import ArtifactError, PlatformError, UsageError
 from bnfold.files import refuse_special
 
 _MAGIC = b"BNFOLDMS"
-_VERSION = 1
+_VERSION = 2  # version 1 had a window of 32 frames, and is read
 _HEAD = struct.Struct("<8sHI")
 THUMBNAIL = 1024
 """Values of the last frame that are kept, to know a repeat by."""
@@ -66,6 +66,9 @@ class State:
         counts: see there.
         sums, squares: int64, shape (columns,): of the codes of all kept frames, and of their squares.
         ring: uint8, shape (window, columns): codes of the last kept frames; empty in a merged state.
+        layout: uint8, shape (window, numbers): codes of their pictures' layout; no numbers where there is
+            none to compare with.
+        pictured: whether the layout counts: all kept frames in the window have one, and they are independent.
         filled: kept frames in the ring since it was last emptied, at most its length.
         since: kept frames since the last look.
         stride: distinct frames of which one is kept.
@@ -92,19 +95,50 @@ class State:
     blamed: str = ""
     last: NDArray[np.float16] = field(default_factory=lambda: np.empty(0, dtype=np.float16))
     last_codes: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, dtype=np.uint8))
+    layout: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0), dtype=np.uint8))
+    pictured: bool = False
 
     @classmethod
-    def new(cls, key: str, scale: Scale, window: int) -> State:
-        """Of a monitor that has seen nothing."""
+    def new(cls, key: str, scale: Scale, window: int, numbers: int = 0) -> State:
+        """Of a monitor that has seen nothing; ``numbers``: of a picture's layout."""
         columns = len(scale.zero)
         zeros = np.zeros(columns, dtype=np.int64)
         codes = np.zeros((window, columns), dtype=np.uint8)
-        return cls(key, zeros, zeros.copy(), codes, scale, last_codes=np.zeros(columns, dtype=np.uint8))
+        return cls(
+            key, zeros, zeros.copy(), codes, scale, last_codes=np.zeros(columns, dtype=np.uint8),
+            layout=np.zeros((window, numbers), dtype=np.uint8), pictured=numbers > 0,
+        )  # fmt: skip
 
     @property
     def window(self) -> NDArray[np.uint8]:
         """Shape (filled, columns): codes of the kept frames since the ring was last emptied."""
         return self.ring[len(self.ring) - self.filled :]
+
+    def keep(self, codes: NDArray[np.uint8], layout: NDArray[np.uint8] | None = None) -> None:
+        """A frame that shows something new: into the window, the sums and the counts."""
+        self.ring[:-1] = self.ring[1:]
+        self.ring[-1] = codes
+        if self.pictured and layout is not None:
+            self.layout[:-1] = self.layout[1:]
+            self.layout[-1] = layout
+        else:
+            self.pictured = False
+        wide = codes.astype(np.int64)
+        self.sums += wide
+        self.squares += wide * wide
+        self.counts.kept += 1
+        self.filled = min(self.filled + 1, len(self.ring))
+        self.since += 1
+
+    def empty(self) -> None:
+        """Forget the window, not the sums."""
+        self.filled = self.since = 0
+
+    def lengthen(self, window: int) -> None:
+        """Make room for more kept frames; those that are there stay."""
+        missing = window - len(self.ring)
+        if missing > 0:
+            self.ring = np.concatenate([np.zeros((missing, self.ring.shape[1]), np.uint8), self.ring])
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -114,6 +148,7 @@ class State:
             "counts": vars(self.counts),
             "columns": len(self.sums),
             "window": len(self.ring),
+            "numbers": self.layout.shape[1],
             "thumbnail": len(self.last),
             **{name: getattr(self, name) for name in _PLAIN},
             "scale": len(layers),
@@ -122,6 +157,7 @@ class State:
         arrays = (
             self.sums.astype("<i8"), self.squares.astype("<i8"), self.ring, self.last_codes,
             self.last.astype("<f2"), self.scale.zero.astype("<f2"), self.scale.step.astype("<f2"),
+            self.layout,
         )  # fmt: skip
         packed = zlib.compress(layers + b"".join(array.tobytes() for array in arrays), 9)
         body = _HEAD.pack(_MAGIC, _VERSION, len(text)) + text + packed
@@ -152,23 +188,24 @@ class State:
         if zlib.crc32(data[:-4]) != struct.unpack("<I", data[-4:])[0]:
             raise _damaged("its checksum does not fit", where)
         try:
-            return cls._read(
-                json.loads(data[_HEAD.size : _HEAD.size + length]), data[_HEAD.size + length : -4]
-            )
+            header = json.loads(data[_HEAD.size : _HEAD.size + length])
+            if version == 1:
+                header |= {"numbers": 0, "pictured": False}
+            return cls._read(header, data[_HEAD.size + length : -4])
         except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
             raise _damaged(str(error), where) from error
 
     @classmethod
     def _read(cls, header: dict[str, Any], packed: bytes) -> State:
-        names = ("columns", "window", "thumbnail", "scale")
-        columns, window, thumbnail, layers = (header[name] for name in names)
-        if not all(type(size) is int and 0 <= size < _MOST for size in (columns, window, thumbnail, layers)):
+        names = ("columns", "window", "thumbnail", "numbers", "scale")
+        columns, window, thumbnail, pictures, layers = given = tuple(header[name] for name in names)
+        if not all(type(size) is int and 0 <= size < _MOST for size in given):
             raise ValueError("its sizes are no sizes")
         counts = Counts(**header["counts"])
         if not all(type(number) is int and number >= 0 for number in vars(counts).values()):
             raise ValueError("its counts are no counts")
         numbers = (8 * columns, 8 * columns, window * columns, columns, 2 * thumbnail)
-        sizes = (*numbers, 2 * columns, 2 * columns, layers)
+        sizes = (*numbers, 2 * columns, 2 * columns, window * pictures, layers)
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(packed, sum(sizes) + 1)  # no more memory than the sizes say
         if sum(sizes) != len(data) or not unpacker.eof:
@@ -178,7 +215,7 @@ class State:
         parts = [data[end - size : end] for size, end in zip(sizes, ends, strict=False)]
         plain: dict[str, Any] = {name: header[name] for name in _PLAIN}
         for name, value in plain.items():
-            expected = {"settled": bool, "alarmed": bool, "blamed": str}.get(name, int)
+            expected = {"settled": bool, "alarmed": bool, "pictured": bool, "blamed": str}.get(name, int)
             if type(value) is not expected or (type(value) is int and value < 0):
                 raise ValueError(f"{name} is {value!r}")
         if plain["filled"] > window or plain["stride"] < 1:
@@ -189,9 +226,10 @@ class State:
             np.frombuffer(parts[1], dtype="<i8").astype(np.int64),
             np.frombuffer(parts[2], dtype=np.uint8).reshape(window, columns).copy(),
             Scale.from_json(
-                document, *(np.frombuffer(part, "<f2").astype(np.float16) for part in parts[5:])
+                document, *(np.frombuffer(part, "<f2").astype(np.float16) for part in parts[5:7])
             ),
             counts,
+            layout=np.frombuffer(parts[7], dtype=np.uint8).reshape(window, pictures).copy(),
             last=np.frombuffer(parts[4], dtype="<f2").astype(np.float16),
             last_codes=np.frombuffer(parts[3], dtype=np.uint8).copy(),
             **plain,
@@ -225,7 +263,7 @@ class State:
         return cls.from_bytes(data, where=str(path))
 
 
-_PLAIN = ("filled", "since", "stride", "passed", "settled", "alarmed", "blamed")
+_PLAIN = ("filled", "since", "stride", "passed", "settled", "alarmed", "blamed", "pictured")
 
 
 def merge(states: Iterable[State]) -> State:

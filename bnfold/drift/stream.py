@@ -24,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.drift.baseline import Baseline
-from bnfold.drift.monitor import ARL, Monitor, check_baseline
-from bnfold.drift.observe import Frames, observe, reference_of
+from bnfold.drift.blocks import distinct
+from bnfold.drift.held_out import check_baseline
+from bnfold.drift.monitor import ARL, Monitor
+from bnfold.drift.observe import Frames, frames_of, observe, reference_of
 from bnfold.drift.state import State
 from bnfold.errors import InputError, UsageError
 from bnfold.finding import Finding
@@ -59,7 +61,8 @@ class Stream:
         clean: the file beside it; None: every frame runs on the monitored one.
         every: of how many frames one is looked at for drift. Values that are not finite are seen in all.
         arl: the mean number of kept frames between false alarms is at least this.
-        baseline: held-out frames like those of training; None: the recorded ones, if any.
+        baseline: held-out frames like those of training; None: the recorded ones, if any. Frames of one scene
+            count as one.
         train_batch: the batch of training, for a monitor without a baseline.
         state: a file to go on from, where it is there, and to keep the state in: it is written when drift is
             found, once a minute, and by :meth:`save`.
@@ -224,7 +227,12 @@ def _told(manifest: Mapping[str, Any], key: str) -> Any:
 
 
 def _baseline(model: Model, frames: Frames) -> Baseline:
-    """The taps of held-out frames, as a conversion records them."""
-    taps = observe(model, frames, "baseline").taps
-    check_baseline(int(taps.finite.sum()))
-    return Baseline.of(taps.values[taps.finite])
+    """The taps of held-out frames, as a conversion records them; of frames of one scene, the first."""
+    seen = observe(model, frames, "baseline")
+    pictures = next(iter(frames_of(frames, "baseline").values()))[seen.ran][seen.taps.finite]
+    taps = seen.taps.take(seen.taps.finite)
+    check_baseline(len(taps))
+    kept = distinct(pictures, taps.values, taps.sizes)
+    check_baseline(len(kept), len(taps))
+    layout = None if seen.layout is None else seen.layout[seen.taps.finite][kept]
+    return Baseline.of(taps.values[kept], layout=layout)

@@ -51,6 +51,8 @@ _CHANNEL_MARGIN = 4.0  # times the margin: a single channel's gap, where the lay
 _SPREAD_MARGIN = 0.25
 _SHORT = 16.0  # batches: an average over T batches adds (this / T)^1.5 to the margin
 _LARGEST = 3.0  # times the margin, at most: a recalibration has a small T as well, and no lag
+_SURE_TAIL = 0.02  # of a larger one a skewed law's quantile may lie below a less skewed one's
+_KNOWN = 1e9  # degrees of freedom of a trace that is known
 _ALONG = 2.5  # standard deviations of chance along the gap
 _UNSEEN = 8.0  # n frames tell a trace with at most (n - 1)^2 / this degrees of freedom
 _LEAST_P = 1e-300
@@ -151,6 +153,58 @@ class _Found:
         """With the parts whose p-value is at most ``level``."""
         by = (*(name for name, (p, _) in self.parts.items() if p <= level), *self.alone.by)
         return replace(self.alone, significant=bool(by), by=by)
+
+
+def possible(
+    values: NDArray[np.floating],
+    sizes: Sequence[int],
+    frames_behind: Sequence[float],
+    batches: Sequence[int | None],
+    single: Sequence[bool],
+    *,
+    alpha: float = ALPHA,
+    margin: float = MARGIN,
+) -> bool:
+    """Whether :func:`judge` could find anything: False says that it will not, at a fraction of its cost.
+
+    A mean square shift that counts is above what it may be by chance if all directions weighed the same and
+    the trace were known, which is the least that chance can be: chi-square's quantile for all channels.
+
+    Args:
+        values: taps of independent frames, (frames, channels), the layers side by side, divided by their
+            spread factors; the rest as for :func:`judge`.
+        sizes: channels of each layer.
+    """
+    level = alpha * _SHARES["shift"]
+    if level > _SURE_TAIL or len(values) < 2:
+        return True
+    live = [index for index, size in enumerate(sizes) if size]
+    counts = np.array([sizes[index] for index in live])
+    begins = np.cumsum([0, *counts[:-1]])
+    noise = 1 / len(values) + 1 / np.array([frames_behind[index] for index in live])
+    gap = np.array([_gap(margin, batches[index]) for index in live])
+    least = np.array([f_quantile(level, float(count), _KNOWN) for count in counts])
+    z = np.clip(values, -_CLIP, _CLIP)
+    energy = np.square(z)
+
+    def beyond(mean: Array, square: Array) -> NDArray[np.bool_]:
+        trace = np.add.reduceat(square - mean * mean, begins) / counts * len(z) / (len(z) - 1)
+        return np.asarray(
+            np.add.reduceat(mean * mean, begins) / counts > gap * gap + least * noise * trace * (1 - 1e-6)
+        )
+
+    mean, square = z.mean(axis=0, dtype=np.float64), energy.mean(axis=0, dtype=np.float64)
+    bound = normal_quantile(1 - alpha * _SHARES["channel"] / (2 * counts.sum())) * np.sqrt(noise)
+    found = (
+        beyond(mean, square)
+        | (np.maximum.reduceat(np.abs(mean), begins) > _CHANNEL_MARGIN * gap + bound)
+        | (np.add.reduceat(square, begins) / counts > 1 + _SPREAD_MARGIN)
+    )
+    alone = np.array([single[index] for index in live])
+    if alone.any():
+        fourth = np.square(energy).mean(axis=0, dtype=np.float64)
+        found |= alone & beyond((square - 1) / math.sqrt(2), (fourth - 2 * square + 1) / 2)
+    return bool(found.any())
 
 
 def _gap(margin: float, batches: int | None) -> float:

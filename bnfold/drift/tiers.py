@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift import tier0, tier1
 from bnfold.drift.blocks import Blocks, integrated_time
-from bnfold.drift.layout import words
+from bnfold.drift.layout import scale_of, words
 from bnfold.drift.reference import Reference
 from bnfold.drift.result import LayerDrift, LayoutDrift, TierResult
 from bnfold.drift.taps import Taps, spread_factor
@@ -124,11 +123,7 @@ def _pictures(layouts: Layouts, *chosen: tuple[NDArray[np.int64], Blocks]) -> tu
     for rows, (_, blocks) in zip(found, chosen, strict=True):
         if blocks.automatic and integrated_time(rows, (rows.shape[1],)) > 1:
             return None
-    center, deviation = found[1].mean(axis=0), found[1].std(axis=0)
-    # what never varied among the held-out frames is measured by the least that does
-    varied = deviation > 1e-6 * (np.abs(center) + deviation.max(initial=0.0))
-    least = float(deviation[varied].min(initial=np.inf))
-    scale = np.where(varied, deviation, least if math.isfinite(least) else 1.0)
+    center, scale = scale_of(found[1])
     now, before = ((rows - center) / scale for rows in found)
     return now.astype(np.float32), before.astype(np.float32)
 

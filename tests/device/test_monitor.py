@@ -90,6 +90,24 @@ def test_a_baseline_that_can_tell_nothing_is_refused(
         assert result.err.startswith(f"error[BNF-U143]: the baseline has {number}")
 
 
+def test_a_baseline_of_a_still_camera_counts_its_scenes(
+    monitored: Path, home: Array, tmp_path: Path, cli: Cli
+) -> None:
+    """Every frame 8 times over: 10 scenes are refused, and of 40 each counts once."""
+    noise = np.random.default_rng(0).integers(-2, 3, (len(home), 8, *home.shape[1:]))
+    slow = np.clip(home[:, np.newaxis] + noise, 0, 255).astype(np.uint8).reshape(-1, *home.shape[1:])
+    np.save(tmp_path / "ten.npy", slow[:80])
+    np.save(tmp_path / "forty.npy", slow[:320])
+    np.save(tmp_path / "frames.npy", slow)
+    result = cli("monitor", monitored, "--frames", "frames.npy", "--baseline", "ten.npy")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("error[BNF-U143]: the baseline's 80 frames are worth 10 independent ones")
+    arguments = ("--frames", "frames.npy", "--baseline", "forty.npy", "--format", "json")
+    document = cli("monitor", monitored, *arguments).document
+    assert (document["passed"], document["tier"], document["judged"]) == (True, 1, True)
+    assert (document["counts"]["frames"], document["counts"]["kept"]) == (512, 64)
+
+
 def test_restarts_change_nothing(
     monitored: Path, home: Array, bright: Array, tmp_path: Path, cli: Cli
 ) -> None:

@@ -248,3 +248,15 @@ def test_the_baseline_keeps_it() -> None:
     document["layout"] = Baseline.of(pictures[1:]).to_json()
     with pytest.raises(ValueError, match="a layout of 39 frames"):
         Baseline.from_json(document)
+
+
+def test_of_a_large_picture_every_so_manyth_pixel_counts() -> None:
+    """64 on the shorter side are enough: the numbers are those of the thinned picture."""
+    picture = np.random.default_rng(3).uniform(size=(2, 3, 224, 300)).astype(np.float32)
+    found = layout_of({"x": picture})
+    assert found is not None
+    assert found.tolist() == np.asarray(layout_of({"x": picture[:, :, ::3, ::3]})).tolist()
+    last = layout_of({"x": np.moveaxis(picture, 1, -1)})
+    assert last == pytest.approx(found, rel=1e-5, abs=1e-6)
+    small = picture[:, :, :127, :127]
+    assert not np.array_equal(layout_of({"x": small}), layout_of({"x": small[:, :, ::2, ::2]}))

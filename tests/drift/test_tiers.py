@@ -220,3 +220,27 @@ def test_p_values_and_thresholds_say_the_same() -> None:
             for tail in (1e-2, 1e-4):
                 found = tier0._shift(part, 1 / 64 + 1 / 600, 0.05, tail)
                 assert (found.p <= tail) == (found.strength >= 1)
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("alpha", [0.004, 0.02])
+def test_what_cannot_be_found_is_known_beforehand(alpha: float, single: bool) -> None:
+    """No window that is judged to differ is called impossible; most of those without drift are."""
+    sizes = (60,) if single else SIZES
+    of = ([600.0] * len(sizes), [None] * len(sizes), [single] * len(sizes))
+    calm, found = 0, 0
+    for seed in range(120):
+        values = unit(32, seed) if single else drawn(32, seed, heavy=seed % 3 == 0)
+        if seed % 2:
+            strength = 0.01 * seed
+            values = shifted(values, strength, channels=slice(seed % 7, None, 1 + seed % 5))
+            values = values * (1 + (seed % 4 == 1) * strength)
+        possible = tier0.possible(values, sizes, *of, alpha=alpha)
+        parts = [values] if single else split(values)
+        differs = any(test.significant for test in tier0.judge(parts, *of, alpha=alpha))
+        assert possible or not differs
+        calm += not possible
+        found += differs
+    assert found >= 20
+    assert calm >= 30
+    assert tier0.possible(unit(32, 0), (60,), [600.0], [None], [single], alpha=0.5)  # too large for a bound

@@ -102,6 +102,8 @@ class Replay:
             elif node.op != "output":
                 touched[node.name] = frozenset()
                 if node.op == "placeholder":
+                    # an affine that an inverse has cancelled may have stood on an input
+                    touched[node.name] = node.meta["sites"]
                     values[node.name] = next(feed)
             self._let_go(node, values)
         return errors

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -149,7 +148,7 @@ def test_dynamic_batch_of_a_recurrent_layer_and_of_twice_the_batch() -> None:
 
 def test_a_batch_size_that_is_built_in_cannot_stay_symbolic() -> None:
     body = body_of(Net(lambda _, x: x.reshape(2, -1) * 2), draw(2, 3, 4))
-    symbolic = (replace(body.inputs[0], shape=(None, 3, 4)),)
+    symbolic = (body.inputs[0]._replace(shape=(None, 3, 4)),)
     with pytest.raises(ExportError, match="BNF-E012") as refusal:
         target.export(body.body, symbolic, body.outputs, body.example, dynamic_batch=True)
     assert "your code specialized it to be a constant (2)" in refusal.value.where

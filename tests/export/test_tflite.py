@@ -136,7 +136,7 @@ def test_runs_on() -> None:
 
 def test_a_symbolic_batch_is_refused() -> None:
     body = body_of(nn.Linear(3, 4), draw(1, 3))
-    symbolic = (replace(body.inputs[0], shape=(None, 3)),)
+    symbolic = (body.inputs[0]._replace(shape=(None, 3)),)
     with pytest.raises(ExportError, match=r"BNF-E003.*input: float32 \(batch, 3\)"):
         target.export(body.body, symbolic, body.outputs, body.example)
 

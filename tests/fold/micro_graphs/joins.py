@@ -64,6 +64,13 @@ def normalised_parts(s: Sizes) -> nn.Module:
     )  # fmt: skip
 
 
+def one_input_normalised_twice(s: Sizes) -> nn.Module:
+    return Net(
+        lambda m, x: m.conv(torch.cat([m.a(x), m.b(x)], 1)),
+        a=nn.BatchNorm2d(s.c), b=nn.BatchNorm2d(s.c), conv=nn.Conv2d(2 * s.c, s.k, 2),
+    )  # fmt: skip
+
+
 def residual_stream(kernel: int) -> Build:
     """Pre-activation blocks: the stream is read by the next block's BatchNorm and by its sum."""
 
@@ -131,6 +138,7 @@ THROUGH = [
     Micro("three terms -> BatchNorm", three_terms),
     Micro("parts joined along the height -> BatchNorm", along_the_height),
     Micro("two BatchNorms joined -> conv", normalised_parts, "folded folded"),
+    Micro("one input, two BatchNorms joined -> conv", one_input_normalised_twice, "folded folded"),
     Micro("parts joined -> BatchNorm -> conv", joined_then_conv),
     Micro("residual stream, 1 x 1 blocks", residual_stream(1), "folded folded"),
     Micro("residual stream, 3 x 3 blocks", residual_stream(3), "reduced reduced",

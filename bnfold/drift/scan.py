@@ -58,13 +58,17 @@ def scan(
 
     Args:
         recent: codes of the last kept frames in the order of time, (m, columns), m >= 8.
-        baseline: codes of held-out frames, (n0, columns).
+        baseline: codes of held-out frames, (n0, columns). Those that are among ``recent`` are left out, and
+            where fewer than 8 others are there, p is 1.
         sizes: columns of each layer; one at least has some.
         deals: how often the frames are dealt anew; the deals are the same in every call. More than 499 are
             parted evenly; each part is compared by itself, and all are counted together.
         level: no more is dealt once p is known to be above this.
     """
     windows = tuple(n for n in WINDOWS if n <= len(recent))
+    baseline = _without(baseline, recent)
+    if len(baseline) < WINDOWS[0]:
+        return Scan(1.0, windows[-1])
     pool = _Pool(np.concatenate([baseline, recent]), sizes)
     above, dealt, window = 0, 0, windows[-1]
     parts = -(-deals // (_AT_ONCE - 1))
@@ -78,6 +82,16 @@ def scan(
             window = windows[int(apart[:, :, 0].max(axis=0).argmax())]
         dealt += now
     return Scan((1 + above) / (1 + dealt), window)
+
+
+def _without(baseline: NDArray[np.uint8], recent: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The baseline's frames that are not among the last ones.
+
+    A frame that is in the pool twice lies closer to the others than one that is there once, in many
+    dimensions: the baseline's own frames would seem to vary less than the baseline.
+    """
+    here = {frame.tobytes() for frame in recent}
+    return baseline[[frame.tobytes() not in here for frame in baseline]]
 
 
 def _standardised(found: Array) -> Array:

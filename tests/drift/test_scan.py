@@ -98,3 +98,12 @@ def test_what_cannot_vary_tells_nothing() -> None:
     constant = np.full((40, 36), 9, dtype=np.uint8)
     assert scan(constant[:32], constant[:20], SIZES, deals=39).p == 1
     assert WINDOWS == (8, 16, 32, 64)
+
+
+def test_frames_of_the_baseline_itself_are_no_drift() -> None:
+    """Twice in the pool they would lie closer to the others than what is there once."""
+    baseline = np.random.default_rng(5).integers(0, 256, (64, 80)).astype(np.uint8)
+    assert scan(baseline[:32], baseline, [80], deals=199).p > 0.05
+    assert scan(baseline, baseline, [80], deals=199).p == 1
+    moved = np.minimum(baseline[:32], 200)
+    assert scan(moved, baseline, [80], deals=199).p < 0.01

@@ -34,12 +34,16 @@ class Step:
     undone: Mapping[fx.Node, Undo] = field(default_factory=dict)
 
     def nodes(self) -> Iterator[fx.Node]:
-        """Every operator of this step and of those that follow."""
+        """Every operator of this step and of those that follow, and every reader that an undo waits before."""
         yield self.node
-        back = (undo.step for undo in self.undone.values())
-        for step in (*self.forward.values(), *self.backward.values(), *back):
+        for step in (*self.forward.values(), *self.backward.values()):
             if step is not None:
                 yield from step.nodes()
+        for reader, undo in self.undone.items():
+            if undo.step is None:
+                yield reader
+            else:
+                yield from undo.step.nodes()
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,9 @@ class Plan:
     leaves: Pending
     price: Price
 
-    def consistent(self) -> bool:
-        """Whether no operator is touched twice: the second move would be computed from stale weights."""
+    def consistent(self, node: fx.Node) -> bool:
+        """Whether no operator is touched twice, nor ``node``, which stands for the affine itself: the second
+        move would be computed from stale weights."""
         steps = [self.backward] if self.backward else [step for step in self.forward.values() if step]
-        return max(Counter(node for step in steps for node in step.nodes()).values(), default=0) <= 1
+        touched = Counter(operator for step in steps for operator in step.nodes())
+        return max((touched + Counter([node])).values()) <= 1

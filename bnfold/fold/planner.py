@@ -63,6 +63,7 @@ class Planner:
     is_frozen: Callable[[fx.Node], bool]
     _table: dict[tuple[str, Any], list[Rule]] = field(default_factory=dict)
     _questions: int = 0
+    _undoing: bool = False
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -95,7 +96,7 @@ class Planner:
                     price += cost.lowered(stays, g.value(node))
                 plans.append(Plan(None, steps, stays, leaves, price))
         now = cost.lowered(here.affine, g.value(node))
-        better = [plan for plan in plans if plan.price.beats(now) and plan.consistent()]
+        better = [plan for plan in plans if plan.price.beats(now) and plan.consistent(node)]
         if here.affine.map is not None:
             refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
         elif plans and not better:
@@ -187,8 +188,11 @@ class Planner:
         refusals: list[str],
         wait: tuple[Step | None, Price],
     ) -> tuple[Step | None, Price]:
-        """Into a producer that others read too, and undo it before them: worth it where that costs less."""
-        inverse = None if source in self.pending else here.affine.inverse()
+        """Into a producer that others read too, and undo it before them: worth it where that costs less.
+
+        On the way of one undo there is no other: each would have to know what the first has changed.
+        """
+        inverse = None if source in self.pending or self._undoing else here.affine.inverse()
         if inverse is not None:
             step, price = self._producer(source, here, [], wait)
             if step is not None and step.move.after is None:
@@ -208,7 +212,9 @@ class Planner:
 
     def _undo(self, source: fx.Node, user: fx.Node, inverse: Pending) -> tuple[Undo, Price]:
         """The inverse into one reader, where that is cheaper than to let it wait before it."""
+        self._undoing = True
         step, price = self._reader(source, user, inverse, [])
+        self._undoing = False
         wait = cost.lowered(inverse.affine, g.value(source))
         if step is None or not price.beats(wait):
             return Undo(inverse, None), wait

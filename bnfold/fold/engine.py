@@ -90,8 +90,9 @@ class Engine:
         for node in self._body.waiting():
             if (self._body.pending[node].affine.scale == 0).any():
                 self._turn(node)  # before a dead channel is joined with others
-        while self._merge() or self._improve() or any(self._turn(node) for node in self._body.waiting()):
-            pass
+        for self._planner.sharing in (False, True):
+            while self._merge() or self._improve() or any(map(self._turn, self._body.waiting())):
+                pass
         lower(self._body, self._sites)
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
         splits.restore()

@@ -34,7 +34,7 @@ class Step:
     undone: Mapping[fx.Node, Undo] = field(default_factory=dict)
 
     def nodes(self) -> Iterator[fx.Node]:
-        """Every operator of this step and of those that follow, and every reader that an undo waits before."""
+        """Every operator of this step and of those that follow, and the readers that an undo waits before."""
         yield self.node
         for step in (*self.forward.values(), *self.backward.values()):
             if step is not None:

@@ -55,12 +55,15 @@ class Planner:
         constants: float64 values of weights.
         pending: every pending node of the graph.
         is_frozen: whether a node is a pending affine that must stay as it is.
+        sharing: whether a scale may go into a producer that others read, anywhere on its way, and its
+            inverse on through those: a wide search, for what nothing else has moved.
     """
 
     rules: Iterable[Rule]
     constants: Constants
     pending: Mapping[fx.Node, Pending]
     is_frozen: Callable[[fx.Node], bool]
+    sharing: bool = False
     _table: dict[tuple[str, Any], list[Rule]] = field(default_factory=dict)
     _questions: int = 0
     _undoing: bool = False
@@ -87,7 +90,10 @@ class Planner:
         operators, then the fewest bytes; and all refusals."""
         self._questions = 0
         refusals: list[str] = []
-        step, price = self._edge(node.all_input_nodes[0], node, here, refusals)
+        source = node.all_input_nodes[0]
+        step, price = self._edge(source, node, here, refusals)
+        if step is None and not self.sharing:
+            step, price = self._shared(source, node, here)
         plans = [] if step is None else [Plan(step, {}, None, here, price)]
         for stays, leaves in self._splits(here):
             steps, price = self._readers(node, leaves, refusals)
@@ -176,32 +182,12 @@ class Planner:
             refusals.append(f"{source.name} is an input of the network")
             return wait
         others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
-        if others:
-            return self._shared(source, others, here, refusals, wait)
-        return self._producer(source, here, refusals, wait)
-
-    def _shared(
-        self,
-        source: fx.Node,
-        others: list[fx.Node],
-        here: Pending,
-        refusals: list[str],
-        wait: tuple[Step | None, Price],
-    ) -> tuple[Step | None, Price]:
-        """Into a producer that others read too, and undo it before them: worth it where that costs less.
-
-        On the way of one undo there is no other: each would have to know what the first has changed.
-        """
-        inverse = None if source in self.pending or self._undoing else here.affine.inverse()
-        if inverse is not None:
-            step, price = self._producer(source, here, [], wait)
-            if step is not None and step.move.after is None:
-                undone = {}
-                for user in others:
-                    undone[user], edge = self._undo(source, user, Pending(inverse, here.axis))
-                    price += edge
-                if price.beats(wait[1]):
-                    return replace(step, undone=undone), price
+        if not others:
+            return self._producer(source, here, refusals, wait)
+        if self.sharing:
+            step, price = self._shared(source, reader, here)
+            if step is not None and price.beats(wait[1]):
+                return step, price
         names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
         name = g.layer_name(source)
         again = f", and a second {name} would cost more than what is left over"
@@ -210,15 +196,44 @@ class Planner:
         )
         return wait
 
+    def _shared(self, source: fx.Node, reader: fx.Node, here: Pending) -> tuple[Step | None, Price]:
+        """Into a producer that others read too, and undo it before them: worth it where that costs less.
+
+        On the way of one undo there is no other: each would have to know what the first has changed.
+        """
+        nothing: tuple[Step | None, Price] = (None, Price())
+        others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
+        inverse = here.affine.inverse()
+        if not others or inverse is None or self._undoing:
+            return nothing
+        if source.op == "placeholder" or source in self.pending:
+            return nothing
+        if self.sharing and here.affine.has_shift:
+            return nothing  # a residual stream would carry it through the network, at the cost of its digits
+        step, price = self._producer(source, here, [], (None, cost.lowered(here.affine, g.value(source))))
+        if step is None or step.move.after is not None:
+            return nothing
+        undone = {}
+        for user in others:
+            undone[user], edge = self._undo(source, user, Pending(inverse, here.axis))
+            price += edge
+        return replace(step, undone=undone), price
+
     def _undo(self, source: fx.Node, user: fx.Node, inverse: Pending) -> tuple[Undo, Price]:
-        """The inverse into one reader, where that is cheaper than to let it wait before it."""
-        self._undoing = True
-        step, price = self._reader(source, user, inverse, [])
-        self._undoing = False
+        """The inverse on the edge to one reader: into that, or to become one with what is pending there."""
         wait = cost.lowered(inverse.affine, g.value(source))
-        if step is None or not price.beats(wait):
+        if self.sharing:
+            self._undoing = True
+            step, price = self._reader(source, user, inverse, [])
+            self._undoing = False
+            if step is not None and price.beats(wait):
+                return Undo(inverse, step), price
             return Undo(inverse, None), wait
-        return Undo(inverse, step), price
+        both = compose(inverse, self.pending[user]) if user in self.pending else None
+        if both is None or self.is_frozen(user):
+            return Undo(inverse, None), wait
+        before = cost.lowered(self.pending[user].affine, g.value(user))
+        return Undo(inverse, None), cost.lowered(both.affine, g.value(user)) - before
 
     def _producer(
         self, source: fx.Node, here: Pending, refusals: list[str], wait: tuple[Step | None, Price]

@@ -252,7 +252,8 @@ def programs(draw: st.DrawFn) -> Program:
 
 
 ITS_OWN_READER = Program(  # what reads the BatchNorm also reads its producer, which an undo must not mistake
-    [Call("tokens", (0,), 0), Call("norm", (1,), 0), Call("sub", (1, 2), 0), Call("max pool", (3,), 0)], (4, 3)
+    [Call("tokens", (0,), 0), Call("norm", (1,), 0), Call("sub", (1, 2), 0), Call("max pool", (3,), 0)],
+    (4, 3),
 )
 
 

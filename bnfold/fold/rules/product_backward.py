@@ -2,8 +2,8 @@
 
     s * (x * y) + t  =  (s * x) * y + t
 
-Behind squeeze-and-excitation the scale goes into the layer that made the feature map. The gate is computed from
-that map, too: its first layer gets the inverse.
+Behind squeeze-and-excitation the scale goes into the layer that made the feature map. The gate is computed
+from that map, too: its first layer gets the inverse.
 
 Refuses: x * x, whose scale would have to be a square; factors that are broadcast along the channels.
 """

@@ -90,8 +90,9 @@ class Engine:
         for node in self._body.waiting():
             if (self._body.pending[node].affine.scale == 0).any():
                 self._turn(node)  # before a dead channel is joined with others
-        while self._merge() or self._improve() or any(self._turn(node) for node in self._body.waiting()):
-            pass
+        for self._planner.sharing in (False, True):
+            while self._merge() or self._improve() or any(map(self._turn, self._body.waiting())):
+                pass
         lower(self._body, self._sites)
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
         splits.restore()
@@ -196,14 +197,11 @@ class Engine:
         if plan.backward is None:
             self._forward(node, plan.forward, plan.leaves, plan.stays)
             return
-        source, owners = g.data_input(node), self._body.owners[node]
-        for reader, undo in plan.undone.items():
-            new = self._body.insert(source, reader, undo, owners)
-            new.meta["sites"], new.meta["reference"] = node.meta["sites"], source.meta["reference"]
         self._backward(node, plan.backward)
 
     def _backward(self, node: fx.Node, step: Step) -> None:
-        """``node`` is pending on the output of ``step.node``, and its only reader."""
+        """``node`` is pending on the output of ``step.node``; what else reads that gets its value back."""
+        self._undo(node, step)
         move, owners = step.move, self._body.owners[node].across(self._body.pending[node].affine)
         self._account.moved(owners.of(self._body.pending[node].affine), step, self._body)
         if step.node in self._body.pending:
@@ -228,6 +226,15 @@ class Engine:
             operator.meta["reference"] = None
             self._body.pending[node] = move.after
         self._before(operator, step, owners)
+
+    def _undo(self, node: fx.Node, step: Step) -> None:
+        """Put the inverse of what is pending at ``node`` before the other readers of its producer."""
+        source, owners = step.node, self._body.owners[node]
+        for reader, undo in step.undone.items():
+            new = self._body.insert(source, reader, undo.pending, owners)
+            new.meta["sites"], new.meta["reference"] = node.meta["sites"], source.meta["reference"]
+            if undo.step is not None:
+                self._forward(new, {reader: undo.step}, undo.pending, None)
 
     def _forward(
         self, node: fx.Node, steps: Mapping[fx.Node, Step | None], leaves: Pending, stays: Affine | None

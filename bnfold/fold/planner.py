@@ -9,7 +9,7 @@ its ends, the weights it copies, and what it makes of operators on its way.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from bnfold.fold import cost, weights
 from bnfold.fold.constants import Constants
 from bnfold.fold.cost import Price
 from bnfold.fold.pending import compose, pending_affine
-from bnfold.fold.plan import Plan, Step
+from bnfold.fold.plan import Plan, Step, Undo
 from bnfold.fold.rules import Move, Operator, Pending, Refusal, Rule
 
 _MOST_QUESTIONS = 400  # to the rules, in one search: far-away absorbers are not worth the time
@@ -55,14 +55,18 @@ class Planner:
         constants: float64 values of weights.
         pending: every pending node of the graph.
         is_frozen: whether a node is a pending affine that must stay as it is.
+        sharing: whether a scale may go into a producer that others read, anywhere on its way, and its
+            inverse on through those: a wide search, for what nothing else has moved.
     """
 
     rules: Iterable[Rule]
     constants: Constants
     pending: Mapping[fx.Node, Pending]
     is_frozen: Callable[[fx.Node], bool]
+    sharing: bool = False
     _table: dict[tuple[str, Any], list[Rule]] = field(default_factory=dict)
     _questions: int = 0
+    _undoing: bool = False
 
     def __post_init__(self) -> None:
         for rule in self.rules:
@@ -75,7 +79,7 @@ class Planner:
         """The plan that takes the whole affine into its producer's weights, where there is one."""
         self._questions = 0
         step, price = self._edge(node.all_input_nodes[0], node, here, [])
-        if step is None or step.move.after or step.move.before or step.move.becomes:
+        if step is None or step.move.after or step.move.before or step.move.becomes or step.undone:
             return None
         if not price.beats(cost.lowered(here.affine, g.value(node))):
             return None
@@ -86,8 +90,11 @@ class Planner:
         operators, then the fewest bytes; and all refusals."""
         self._questions = 0
         refusals: list[str] = []
-        step, price = self._edge(node.all_input_nodes[0], node, here, refusals)
-        plans = [Plan(step, {}, None, here, price)] if step is not None else self._shared(node, here)
+        source = node.all_input_nodes[0]
+        step, price = self._edge(source, node, here, refusals)
+        if step is None and not self.sharing:
+            step, price = self._shared(source, node, here)
+        plans = [] if step is None else [Plan(step, {}, None, here, price)]
         for stays, leaves in self._splits(here):
             steps, price = self._readers(node, leaves, refusals)
             if steps:
@@ -95,7 +102,7 @@ class Planner:
                     price += cost.lowered(stays, g.value(node))
                 plans.append(Plan(None, steps, stays, leaves, price))
         now = cost.lowered(here.affine, g.value(node))
-        better = [plan for plan in plans if plan.price.beats(now) and plan.consistent()]
+        better = [plan for plan in plans if plan.price.beats(now) and plan.consistent(node)]
         if here.affine.map is not None:
             refusals.insert(0, "zero padding makes its shift differ at the border, which no bias can hold")
         elif plans and not better:
@@ -147,26 +154,6 @@ class Planner:
         answer = self._ask("merge", node, Pending(Affine.identity(1), 0), None)
         return None if isinstance(answer, Refusal) else Step(node, *answer[0])
 
-    def _shared(self, node: fx.Node, here: Pending) -> list[Plan]:
-        """Into a producer that others read too, and undo it: worth it where they are affines anyway."""
-        source = g.data_input(node)
-        others = [user for user in source.users if user is not node]
-        inverse = here.affine.inverse()
-        if not others or inverse is None or source.op == "placeholder" or source in self.pending:
-            return []
-        step, price = self._edge(source, node, here, [], shared=True)
-        if step is None or step.move.after is not None:
-            return []
-        undo = Pending(inverse, here.axis)
-        for user in others:
-            both = compose(undo, self.pending[user]) if user in self.pending else None
-            if both is None or self.is_frozen(user):
-                price += cost.lowered(inverse, g.value(source))
-            else:
-                price += cost.lowered(both.affine, g.value(user))
-                price -= cost.lowered(self.pending[user].affine, g.value(user))
-        return [Plan(step, {}, None, here, price, dict.fromkeys(others, undo))]
-
     # --- the search --------------------------------------------------------------------------------------
 
     @staticmethod
@@ -187,25 +174,71 @@ class Planner:
             yield sign, Pending(Affine(np.abs(affine.scale), affine.shift), here.axis)
 
     def _edge(
-        self, source: fx.Node, reader: fx.Node, here: Pending, refusals: list[str], *, shared: bool = False
+        self, source: fx.Node, reader: fx.Node, here: Pending, refusals: list[str]
     ) -> tuple[Step | None, Price]:
-        """The cheapest way back for an affine on the edge from ``source``, or to leave it there (None).
-
-        With ``shared`` other readers of the source do not matter.
-        """
+        """The cheapest way back for an affine on the edge from ``source``, or to leave it there (None)."""
         wait = (None, cost.lowered(here.affine, g.value(source)))
         if source.op == "placeholder":
             refusals.append(f"{source.name} is an input of the network")
             return wait
         others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
-        if others and not shared:
-            names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
-            name = g.layer_name(source)
-            again = f", and a second {name} would cost more than what is left over"
-            refusals.append(
-                f"the value of {name} is also read by {names}{again if weights.has_weight(source) else ''}"
-            )
-            return wait
+        if not others:
+            return self._producer(source, here, refusals, wait)
+        if self.sharing:
+            step, price = self._shared(source, reader, here)
+            if step is not None and price.beats(wait[1]):
+                return step, price
+        names = ", ".join("the network's output" if u.op == "output" else g.layer_name(u) for u in others)
+        name = g.layer_name(source)
+        again = f", and a second {name} would cost more than what is left over"
+        refusals.append(
+            f"the value of {name} is also read by {names}{again if weights.has_weight(source) else ''}"
+        )
+        return wait
+
+    def _shared(self, source: fx.Node, reader: fx.Node, here: Pending) -> tuple[Step | None, Price]:
+        """Into a producer that others read too, and undo it before them: worth it where that costs less.
+
+        On the way of one undo there is no other: each would have to know what the first has changed.
+        """
+        nothing: tuple[Step | None, Price] = (None, Price())
+        others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
+        inverse = here.affine.inverse()
+        if not others or inverse is None or self._undoing:
+            return nothing
+        if source.op == "placeholder" or source in self.pending:
+            return nothing
+        if self.sharing and here.affine.has_shift:
+            return nothing  # a residual stream would carry it through the network, at the cost of its digits
+        step, price = self._producer(source, here, [], (None, cost.lowered(here.affine, g.value(source))))
+        if step is None or step.move.after is not None:
+            return nothing
+        undone = {}
+        for user in others:
+            undone[user], edge = self._undo(source, user, Pending(inverse, here.axis))
+            price += edge
+        return replace(step, undone=undone), price
+
+    def _undo(self, source: fx.Node, user: fx.Node, inverse: Pending) -> tuple[Undo, Price]:
+        """The inverse on the edge to one reader: into that, or to become one with what is pending there."""
+        wait = cost.lowered(inverse.affine, g.value(source))
+        if self.sharing:
+            self._undoing = True
+            step, price = self._reader(source, user, inverse, [])
+            self._undoing = False
+            if step is not None and price.beats(wait):
+                return Undo(inverse, step), price
+            return Undo(inverse, None), wait
+        both = compose(inverse, self.pending[user]) if user in self.pending else None
+        if both is None or self.is_frozen(user):
+            return Undo(inverse, None), wait
+        before = cost.lowered(self.pending[user].affine, g.value(user))
+        return Undo(inverse, None), cost.lowered(both.affine, g.value(user)) - before
+
+    def _producer(
+        self, source: fx.Node, here: Pending, refusals: list[str], wait: tuple[Step | None, Price]
+    ) -> tuple[Step | None, Price]:
+        """The cheapest way back through ``source``, for all who read it."""
         if self.is_frozen(source):
             refusals.append("another affine comes first, which stays where it is")
             return wait

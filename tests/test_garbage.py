@@ -30,7 +30,8 @@ def test_a_caller_s_frozen_objects_stay_frozen() -> None:
         count, before = gc.get_freeze_count(), gc.get_threshold()
         with rarely_collected(), rarely_collected():
             assert gc.get_threshold() == before
-        assert gc.get_freeze_count() == count
+        # unfrozen there would be none left; a few may die meanwhile, of other threads
+        assert count - 1000 < gc.get_freeze_count() <= count
     finally:
         gc.unfreeze()
 

@@ -55,8 +55,8 @@ class Planner:
         constants: float64 values of weights.
         pending: every pending node of the graph.
         is_frozen: whether a node is a pending affine that must stay as it is.
-        sharing: whether a scale may go into a producer that others read, anywhere on its way, and its
-            inverse on through those: a wide search, for what nothing else has moved.
+        sharing: a wide search, for what nothing else has moved: late rules are asked, and a scale may go into
+            a producer that others read, anywhere on its way, and its inverse on through those.
     """
 
     rules: Iterable[Rule]
@@ -374,7 +374,8 @@ class Planner:
         rules = [
             rule
             for rule in self._table.get((direction, node.target), [])
-            if edge is None or rule.any_input or g.data_input(node) is edge
+            if (edge is None or rule.any_input or g.data_input(node) is edge)
+            and (self.sharing or not rule.late)
         ]
         self._questions += 1
         if not rules:

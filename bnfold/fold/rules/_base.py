@@ -123,6 +123,7 @@ class Rule:
     direction: ClassVar[Literal["backward", "forward", "merge"]]
     operators: ClassVar[frozenset[Any]]
     any_input: ClassVar[bool] = False  # forward: also asked where the affine is not on the first argument
+    late: ClassVar[bool] = False  # asked only once nothing else moves any more
     rounds_more: ClassVar[bool] = False  # what it makes of large shifts cancels later, with their rounding
 
     def match(self, operator: Operator, pending: Pending) -> Answer:

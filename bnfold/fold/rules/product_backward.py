@@ -23,6 +23,7 @@ class ProductBackward(Rule):
     name = "product-backward"
     algebra = "s(xy) + t = (sx)y + t"
     direction = "backward"
+    late = True
     operators = frozenset({aten.mul.Tensor})
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
@@ -79,7 +80,7 @@ class ProductBackward(Rule):
                 return z
 
         return [
-            Case("squeeze and excitation", lambda: Gated(4, 6), (2, 3, 5, 7), ("reduced",)),
+            Case("squeeze and excitation", lambda: Gated(4, 6), (2, 3, 13, 17), ("reduced",)),
             Case("squeeze and excitation, sizes equal", lambda: Gated(3, 3), (3, 3, 3, 3), ("reduced",)),
             Case("two convolutions", lambda: Product(4), (2, 3, 5, 6), ("reduced",)),
             Case("a gate that is linear", lambda: Product(4, on_the_gate=True), (2, 3, 5, 6), ("reduced",)),

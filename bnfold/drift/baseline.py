@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_LEVELS = 256
+LEVELS = 256
 _MARGIN = 0.5  # levels beyond the range seen, on either side, as a share of it
 
 
@@ -60,7 +60,7 @@ class Baseline:
         least, most = values.min(axis=0), values.max(axis=0)
         reach = most - least
         low = (least - _MARGIN * reach).astype(np.float32).astype(np.float64)
-        step = ((1 + 2 * _MARGIN) * reach / (_LEVELS - 1)).astype(np.float32).astype(np.float64)
+        step = ((1 + 2 * _MARGIN) * reach / (LEVELS - 1)).astype(np.float32).astype(np.float64)
         step[step <= 0] = 1e-6
         empty = cls(np.empty((0, values.shape[1]), dtype=np.uint8), low, step, predictions)
         pictures = None if layout is None else cls.of(layout)
@@ -86,10 +86,14 @@ class Baseline:
         layout = None if self.layout is None else self.layout.take(chosen)
         return replace(self, codes=self.codes[chosen], layout=layout)
 
+    def only(self, channels: NDArray[np.int64]) -> Baseline:
+        """Some of the channels of every frame, without predictions and layout."""
+        return Baseline(self.codes[:, channels], self.low[channels], self.step[channels])
+
     def code(self, taps: NDArray[Any]) -> NDArray[np.uint8]:
         """Taps of any frames, to this baseline's levels; what is beyond them becomes the last one."""
         levels = np.rint((np.asarray(taps, dtype=np.float64) - self.low) / self.step)
-        return np.clip(levels, 0, _LEVELS - 1).astype(np.uint8)
+        return np.clip(levels, 0, LEVELS - 1).astype(np.uint8)
 
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         return np.asarray(self.low + codes * self.step)

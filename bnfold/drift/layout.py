@@ -64,10 +64,14 @@ def scale_of(layout: NDArray[Any]) -> tuple[Array, Array]:
     return center, np.where(varied, deviation, least if math.isfinite(least) else 1.0)
 
 
-def _of_input(array: NDArray[Any]) -> NDArray[np.float32] | None:
-    parts = [_numbers(array[at : at + _AT_ONCE]) for at in range(0, max(len(array), 1), _AT_ONCE)]
+def joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    """The layouts of some frames after those of others; None where any has none, or there are no frames."""
     made = [part for part in parts if part is not None]
-    return np.concatenate(made) if len(made) == len(parts) else None
+    return np.concatenate(made) if made and len(made) == len(parts) else None
+
+
+def _of_input(array: NDArray[Any]) -> NDArray[np.float32] | None:
+    return joined([_numbers(array[at : at + _AT_ONCE]) for at in range(0, max(len(array), 1), _AT_ONCE)])
 
 
 def _numbers(array: NDArray[Any]) -> NDArray[np.float32] | None:

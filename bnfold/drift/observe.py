@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.drift.layout import layout_of
+from bnfold.drift.layout import joined, layout_of
 from bnfold.drift.reference import Reference
 from bnfold.drift.taps import Taps
 from bnfold.errors import ArtifactError, InputError, UsageError
@@ -139,9 +139,7 @@ def _artifact(model: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_
     empty = [np.empty((0, layer.channels)) for layer in reference.layers]
     values = [np.concatenate([none, *rows]) for none, rows in zip(empty, means, strict=True)]
     taps = Taps.of(values, reference, np.concatenate(scores) if scores else None)
-    shown = [one for one in pictures if one is not None]
-    layout = np.concatenate(shown) if shown and len(shown) == len(pictures) else None
-    return Observed(reference, taps, ran, np.array(finite, dtype=bool), layout)
+    return Observed(reference, taps, ran, np.array(finite, dtype=bool), joined(pictures))
 
 
 def reference_of(model: Any) -> Reference:

@@ -32,15 +32,16 @@ class Pictures:
     """
 
     def __init__(self, known: Baseline) -> None:
-        self._kept = np.arange(min(known.channels, MOST))
-        self._all = known
-        self._center, self._scale = (part[self._kept] for part in scale_of(known.values))
-        self.codes = known.codes[:, self._kept]
+        kept = np.arange(min(known.channels, MOST))
+        self._given = known.channels
+        self._levels = known.only(kept)
+        self._center, self._scale = (part[kept] for part in scale_of(known.values))
+        self.codes = self._levels.codes
         self.known = self.decode(self.codes)
 
     @property
     def columns(self) -> int:
-        return len(self._kept)
+        return self._levels.channels
 
     def code(self, frame: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8] | None:
         """Shape (columns,); None where the frame is no such picture.
@@ -49,14 +50,13 @@ class Pictures:
             frame: the network's inputs by name, (1, ...) each.
         """
         found = layout_of(frame)
-        if found is None or found.shape != (1, self._all.channels):
+        if found is None or found.shape != (1, self._given):
             return None
-        return np.asarray(self._all.code(found)[0, self._kept])
+        return self._levels.code(found[0, : self.columns])
 
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Codes (frames, columns) in deviations."""
-        values = self._all.low[self._kept] + codes * self._all.step[self._kept]
-        return np.asarray((values - self._center) / self._scale, dtype=np.float32)
+        return np.asarray((self._levels.decode(codes) - self._center) / self._scale, dtype=np.float32)
 
 
 def independent(values: NDArray[np.float32], *, change: bool = False) -> bool:

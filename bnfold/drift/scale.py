@@ -84,36 +84,33 @@ class Scale:
         cls,
         layers: Sequence[LayerReference],
         sizes: Sequence[int],
-        low: NDArray[np.float64],
-        step: NDArray[np.float64],
-        known: Baseline | None,
-        chosen: NDArray[np.int64],
+        levels: Baseline,
         train_batch: int,
     ) -> Scale:
         """Of a monitor.
 
         Args:
             layers, sizes: of the reference, and how many columns each has.
-            low, step: a code c of a column stands for low + c * step deviations.
-            known: the baseline; None: the codes are compared with the population statistics.
-            chosen: which of the baseline's columns are kept.
+            levels: what the codes of the columns stand for, and the held-out frames that they are compared
+                with; without frames it is the population statistics.
             train_batch: the batch of training.
         """
-        mean = 0.0 if known is None else known.values[:, chosen].mean(axis=0)
+        known = levels.frames > 0
+        mean = levels.values.mean(axis=0) if known else 0.0
         parts = tuple(
             LayerScale(
                 layer.name,
                 size,
-                layer.frames_behind(train_batch) if known is None else float(known.frames),
-                None if known is not None or layer.momentum is None else layer.batches,
+                float(levels.frames) if known else layer.frames_behind(train_batch),
+                None if known or layer.momentum is None else layer.batches,
                 spread_factor(layer, train_batch),
-                known is None and layer.positions == 1,
+                not known and layer.positions == 1,
             )
             for layer, size in zip(layers, sizes, strict=True)
         )
-        steps = np.maximum(step, _LEAST_STEP)
-        zero = np.clip((mean - low) / step, -1024, 1024)
-        return cls(0 if known is None else 1, parts, zero.astype(np.float16), steps.astype(np.float16))
+        steps = np.maximum(levels.step, _LEAST_STEP)
+        zero = np.clip((mean - levels.low) / levels.step, -1024, 1024)
+        return cls(int(known), parts, zero.astype(np.float16), steps.astype(np.float16))
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from bnfold.drift.scores import normal_scores
 from bnfold.drift.taps import columns
+from bnfold.drift.tier1 import RIDGE
 
 Array = NDArray[np.float32]
 
 WINDOWS = (8, 16, 32, 64)
-_RIDGE = 0.3  # of the mean eigenvalue, as in tier 1
 _AT_ONCE = 500  # deals, the observed order among them
 
 
@@ -147,7 +147,7 @@ class _Layers:
         for layer, part in enumerate(parts):
             scores[layer, : len(part)] = part
         energy = np.square(scores).sum(axis=(1, 2))
-        ridge = np.maximum(_RIDGE * energy / np.minimum(total - 1, counts), 1e-6).astype(np.float32)
+        ridge = np.maximum(RIDGE * energy / np.minimum(total - 1, counts), 1e-6).astype(np.float32)
         side = min(widest, total)
         turned = scores.transpose(0, 2, 1)
         gram = scores @ turned if widest <= total else turned @ scores

@@ -40,7 +40,7 @@ Array = NDArray[np.float64]
 ALPHA = 0.05
 MARGIN = 0.05
 DEALS = 999
-_RIDGE = 0.3
+RIDGE = 0.3
 _CLIP = 3.0
 _TESTS = ("shift", "spread", "channel")
 
@@ -165,7 +165,7 @@ def _distances(
     eigendecomposition of K. ``each`` is A' w.
     """
     total, channels = scores.shape
-    ridge = _RIDGE * float(np.square(scores, dtype=np.float64).sum()) / channels / min(total - 1, channels)
+    ridge = RIDGE * float(np.square(scores, dtype=np.float64).sum()) / channels / min(total - 1, channels)
     if not ridge > 0:
         return np.zeros(contrasts.shape[1]), np.zeros(total)
     if channels < total:

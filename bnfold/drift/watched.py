@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.drift.baseline import Baseline
+from bnfold.drift.baseline import LEVELS, Baseline
 from bnfold.drift.looks import Kept
 from bnfold.drift.pictures import Pictures
 from bnfold.drift.reference import Reference
@@ -23,7 +23,6 @@ from bnfold.drift.scale import Scale
 
 COLUMNS = 640
 _REACH = 4.0  # deviations on either side that the codes cover where there is no baseline
-_LEVELS = 255
 
 
 class Watched:
@@ -48,18 +47,13 @@ class Watched:
         self._mean = np.concatenate([layer.mean for layer in layers])[self._places]
         self._deviation = np.concatenate([layer.deviation for layer in layers])[self._places]
         places = _beside(chosen, [len(one) for one in live])
-        if known is None:
-            self._low = np.full(len(places), -_REACH)
-            self._step = np.full(len(places), 2 * _REACH / _LEVELS)
-            self._known = None
-        else:
-            self._low, self._step = known.low[places], known.step[places]
-            codes = known.codes[:, places]
-            self._known = Kept(codes, self.decode(codes).astype(np.float32))
+        self._levels = _levels(len(places)) if known is None else known.only(places)
+        codes, values = self._levels.codes, self._levels.values.astype(np.float32)
+        self._known = None if known is None else Kept(codes, values)
         layout = None if known is None else known.layout
         self.pictures = None if layout is None else Pictures(layout)
         self.key = _identity(reference, known)
-        self.scale = Scale.of(layers, self.sizes, self._low, self._step, known, places, train_batch)
+        self.scale = Scale.of(layers, self.sizes, self._levels, train_batch)
 
     def known(self, now: Kept) -> Kept | None:
         """The baseline's frames, with their pictures where ``now`` has them; None without a baseline."""
@@ -87,12 +81,18 @@ class Watched:
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Deviations to codes; what is beyond the levels becomes the last one."""
-        levels = np.rint((values - self._low) / self._step)
-        return np.asarray(np.clip(levels, 0, _LEVELS), dtype=np.uint8)
+        return self._levels.code(values)
 
     def decode(self, codes: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The reverse."""
-        return np.asarray(self._low + codes * self._step)
+        return self._levels.decode(codes)
+
+
+def _levels(columns: int) -> Baseline:
+    """Levels without frames, around the population mean."""
+    step = 2 * _REACH / (LEVELS - 1)
+    codes = np.empty((0, columns), dtype=np.uint8)
+    return Baseline(codes, np.full(columns, -_REACH), np.full(columns, step))
 
 
 def spread(live: Sequence[int], most: int) -> list[NDArray[np.int64]]:

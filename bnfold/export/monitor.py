@@ -14,7 +14,7 @@ from torch import fx, nn
 from bnfold import graph as g
 from bnfold.drift.baseline import Baseline
 from bnfold.drift.labels import histogram
-from bnfold.drift.layout import layout_of
+from bnfold.drift.layout import joined, layout_of
 from bnfold.drift.reference import LayerReference, Reference
 from bnfold.drift.taps import Taps
 from bnfold.errors import UsageError
@@ -143,9 +143,12 @@ def _baseline(
     taps = Taps.of(means, reference, scores if scores is not None and scores.ndim == 2 else None)
     if not np.isfinite(taps.values).all():
         return None
-    shown = [one for one in pictures if one is not None]
-    layout = np.concatenate(shown)[:given] if len(shown) == len(pictures) else None
-    return Baseline.of(taps.values, None if taps.scores is None else histogram(taps.scores), layout)
+    layout = joined(pictures)
+    return Baseline.of(
+        taps.values,
+        None if taps.scores is None else histogram(taps.scores),
+        None if layout is None else layout[:given],
+    )
 
 
 def unseen(tapped: Tapped) -> list[Finding]:

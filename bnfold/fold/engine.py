@@ -90,7 +90,8 @@ class Engine:
         for node in self._body.waiting():
             if (self._body.pending[node].affine.scale == 0).any():
                 self._turn(node)  # before a dead channel is joined with others
-        for self._planner.sharing in (False, True):
+        for sharing in (False, True):  # what nothing else has moved is tried once more, in a wider search
+            self._planner.sharing = sharing
             while self._merge() or self._improve() or any(map(self._turn, self._body.waiting())):
                 pass
         lower(self._body, self._sites)

@@ -42,6 +42,11 @@ def _untouched(reader: fx.Node, source: fx.Node, here: Pending) -> bool:
     return here.affine.take(np.arange(here.affine.channels)[read]).is_identity
 
 
+def _others(source: fx.Node, reader: fx.Node, here: Pending) -> list[fx.Node]:
+    """Who else reads ``source``, and would see what an affine on the edge to ``reader`` did to it."""
+    return [user for user in source.users if user is not reader and not _untouched(user, source, here)]
+
+
 _NOT_CHEAPER = "moving it further would not make the network cheaper"
 _BORDER = "behind zero padding its shift would still be one addition, different at the border"
 
@@ -181,7 +186,7 @@ class Planner:
         if source.op == "placeholder":
             refusals.append(f"{source.name} is an input of the network")
             return wait
-        others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
+        others = _others(source, reader, here)
         if not others:
             return self._producer(source, here, refusals, wait)
         if self.sharing:
@@ -202,7 +207,7 @@ class Planner:
         On the way of one undo there is no other: each would have to know what the first has changed.
         """
         nothing: tuple[Step | None, Price] = (None, Price())
-        others = [user for user in source.users if user is not reader and not _untouched(user, source, here)]
+        others = _others(source, reader, here)
         inverse = here.affine.inverse()
         if not others or inverse is None or self._undoing:
             return nothing

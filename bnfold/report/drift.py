@@ -91,8 +91,13 @@ def _images(changes: Sequence[Document], style: Style) -> str:
     return paragraph(f"The image is {', '.join(said)}.", style) if said else ""
 
 
+def only_not_finite(document: Document) -> bool:
+    """Whether it is values that are not finite, and no tier's verdict, that counts as drift."""
+    return bool(document["drifted"]) and not any(tier["drifted"] for tier in document["tiers"][:1])
+
+
 def _verdict(document: Document, style: Style) -> str:
-    if document["drifted"] and not any(tier["drifted"] for tier in document["tiers"][:1]):
+    if only_not_finite(document):
         return style.paint("values that are not finite", "red")
     if not document["judged"]:
         return style.paint("no verdict", "yellow")

@@ -169,7 +169,7 @@ def test_distances_are_those_of_the_definition() -> None:
     for channels in (1, 8, 29, 30, 31, 90):
         scores = normal_scores(random.normal(size=(30, channels)) @ random.normal(size=(channels, channels)))
         gram = (scores @ scores.T / channels).astype(np.float64)
-        ridge = tier1._RIDGE * np.trace(gram) / min(29, channels)
+        ridge = tier1.RIDGE * np.trace(gram) / min(29, channels)
         smooth = gram @ np.linalg.inv(gram + ridge * np.eye(30))
         squares, diagonal = tier1._distances(scores, contrasts, scores.T @ contrasts)
         assert squares == pytest.approx(np.einsum("id,ij,jd->d", contrasts, smooth, contrasts), rel=1e-4)

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import torch
-from torch import nn
+from torch import library, nn
 
 import bnfold
 from bnfold.export import tflite
@@ -81,9 +81,9 @@ def test_composite_operators_are_collected_once_and_anew_after_a_registration() 
     with swift():
         first = exported_program._collect_all_valid_cia_ops()
         assert exported_program._collect_all_valid_cia_ops() is first
-        library = torch.library.Library("bnfold_test_swift", "DEF")
-        library.define("twice(Tensor x) -> Tensor")
-        library.impl("twice", lambda x: 2 * x, "CompositeImplicitAutograd")
+        ours = library.Library("bnfold_test_swift", "DEF")
+        ours.define("twice(Tensor x) -> Tensor")
+        ours.impl("twice", lambda x: 2 * x, "CompositeImplicitAutograd")
         twice = torch.ops.bnfold_test_swift.twice.default
         assert twice not in first
         assert twice in exported_program._collect_all_valid_cia_ops()

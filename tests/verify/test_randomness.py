@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 import bnfold
 from bnfold.capture import capture
@@ -20,7 +20,7 @@ from tests.verify.networks import SHAPE, built, frames
 EXAMPLE = (torch.zeros(SHAPE),)
 
 
-@torch.library.custom_op("bnfold_tests::unsteady", mutates_args=())
+@library.custom_op("bnfold_tests::unsteady", mutates_args=())
 def unsteady(x: Tensor) -> Tensor:
     """Another result at every call, and no tag that says so; too little for the capture's own replay."""
     return x + 1e-3 * torch.rand(1)

@@ -11,12 +11,10 @@ Refuses: x * x, whose scale would have to be a square; factors that are broadcas
 from __future__ import annotations
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from bnfold import graph as g
+from bnfold.fold.rules import _product
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule, left_behind
-
-aten = torch.ops.aten
 
 
 class ProductBackward(Rule):
@@ -24,13 +22,12 @@ class ProductBackward(Rule):
     algebra = "s(xy) + t = (sx)y + t"
     direction = "backward"
     late = True
-    operators = frozenset({aten.mul.Tensor})
+    operators = _product.OPERATORS
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        result, affine, axis = operator.output_shape, pending.affine, pending.axis
-        factors = [argument for argument in operator.node.args if isinstance(argument, fx.Node)]
-        if len(set(factors)) != 2 or not g.value(operator.node).is_floating_point():
-            return Refusal("it is not the product of two values")
+        factors, affine, axis = _product.factors(operator), pending.affine, pending.axis
+        if factors is None:
+            return _product.NO_PRODUCT
         if not affine.has_scale:
             return Refusal("a shift cannot pass a product")
         after = left_behind(affine.without_scale(), axis)
@@ -38,7 +35,7 @@ class ProductBackward(Rule):
         moves = tuple(
             Move(after=after, before={factor: scale})
             for factor in factors
-            if g.value(factor).ndim == len(result) and g.value(factor).shape[axis] == result[axis]
+            if _product.has_channels(factor, operator, axis)
         )
         return moves or Refusal("its factors are broadcast along the channels")
 

@@ -10,29 +10,24 @@ Refuses: a shift, since (x + t) * y = x * y + t * y; x * x; a value that is broa
 from __future__ import annotations
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from bnfold import graph as g
+from bnfold.fold.rules import _product
 from bnfold.fold.rules._base import Answer, Case, Move, Operator, Pending, Refusal, Rule
-
-aten = torch.ops.aten
 
 
 class ProductForward(Rule):
     name = "product-forward"
     algebra = "(sx)y = s(xy)"
     direction = "forward"
-    operators = frozenset({aten.mul.Tensor})
+    operators = _product.OPERATORS
     any_input = True
 
     def match(self, operator: Operator, pending: Pending) -> Answer:
-        edge, result = operator.edge, operator.output_shape
-        factors = [argument for argument in operator.node.args if isinstance(argument, fx.Node)]
-        if len(set(factors)) != 2 or not g.value(operator.node).is_floating_point():
-            return Refusal("it is not the product of two values")
-        assert edge is not None
-        shape = g.value(edge).shape
-        if len(shape) != len(result) or shape[pending.axis] != result[pending.axis]:
+        if _product.factors(operator) is None:
+            return _product.NO_PRODUCT
+        assert operator.edge is not None
+        if not _product.has_channels(operator.edge, operator, pending.axis):
             return Refusal("its channels are broadcast")
         if pending.affine.has_shift or pending.affine.map is not None:
             return Refusal("a shift cannot pass a product")

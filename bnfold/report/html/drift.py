@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.drift import Evidence
+from bnfold.report.drift import only_not_finite
 from bnfold.report.html import plots
 from bnfold.report.html.channels import channel_plot, statistics_plot
 from bnfold.report.html.frames import examples
@@ -67,7 +68,7 @@ def drift_page(document: Document, evidence: Evidence, names: Sequence[str]) -> 
 
 
 def _verdict(document: Document) -> tuple[str, Tone]:
-    if document["drifted"] and not any(tier["drifted"] for tier in document["tiers"][:1]):
+    if only_not_finite(document):
         return "values that are not finite", "error"
     if document["drifted"]:
         return "drift", "error"

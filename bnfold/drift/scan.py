@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift.scores import normal_scores
 from bnfold.drift.taps import columns
-from bnfold.drift.tier1 import RIDGE
+from bnfold.drift.tier1 import LEAST_OTHERS, RIDGE, others
 
 Array = NDArray[np.float32]
 
@@ -66,8 +66,8 @@ def scan(
         level: no more is dealt once p is known to be above this.
     """
     windows = tuple(n for n in WINDOWS if n <= len(recent))
-    baseline = _without(baseline, recent)
-    if len(baseline) < WINDOWS[0]:
+    baseline = others(baseline, recent)
+    if len(baseline) < LEAST_OTHERS:
         return Scan(1.0, windows[-1])
     pool = _Pool(np.concatenate([baseline, recent]), sizes)
     above, dealt, window = 0, 0, windows[-1]
@@ -82,16 +82,6 @@ def scan(
             window = windows[int(apart[:, :, 0].max(axis=0).argmax())]
         dealt += now
     return Scan((1 + above) / (1 + dealt), window)
-
-
-def _without(baseline: NDArray[np.uint8], recent: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The baseline's frames that are not among the last ones.
-
-    A frame that is in the pool twice lies closer to the others than one that is there once, in many
-    dimensions: the baseline's own frames would seem to vary less than the baseline.
-    """
-    here = {frame.tobytes() for frame in recent}
-    return baseline[[frame.tobytes() not in here for frame in baseline]]
 
 
 def _standardised(found: Array) -> Array:

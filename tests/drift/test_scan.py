@@ -56,7 +56,7 @@ def test_one_window_is_tier_1_s_test(monkeypatch: pytest.MonkeyPatch) -> None:
         rows[60:, :6] += 4 * seed
         codes = rows.clip(0, 255).astype(np.uint8)
         ours = scan(codes[60:], codes[:60], SIZES, deals=499).p
-        assert ours == pytest.approx(tier1.p_value(codes[60:], codes[:60], SIZES, deals=499), abs=0.07)
+        assert ours == pytest.approx(tier1.judge(codes[60:], codes[:60], SIZES, deals=499)[0], abs=0.07)
 
 
 @pytest.mark.parametrize("sizes", [(36,), (200,), (3, 200), (12, 12, 12)])

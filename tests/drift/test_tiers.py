@@ -176,11 +176,15 @@ def test_distances_are_those_of_the_definition() -> None:
         assert diagonal == pytest.approx(np.diagonal(smooth), abs=1e-5)
 
 
-def test_the_p_value_alone_is_that_of_the_verdict() -> None:
-    before, now = drawn(60, 1), shifted(drawn(20, 2), 0.15)
-    p, _ = tier1.judge(now, before, SIZES, deals=199)
-    assert 0 < p < 1
-    assert tier1.p_value(now, before, SIZES, deals=199) == p
+def test_frames_of_the_baseline_itself_are_no_drift() -> None:
+    """Twice in the pool they would lie closer to the others than what is there once."""
+    before = drawn(64, 1)
+    for known in (before[:32], before[32:], before[::2], before):
+        p, tests = tier1.judge(known, before, SIZES, deals=199)
+        assert p > 0.05
+        assert not any(test.significant for test in tests)
+    p, _ = tier1.judge(shifted(before[:32], 0.5), before, SIZES, deals=199)
+    assert p < 0.05
 
 
 def test_few_frames_of_skewed_channels_do_not_alarm() -> None:

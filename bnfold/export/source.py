@@ -86,8 +86,9 @@ def without_user_names(module: fx.GraphModule) -> fx.GraphModule:
     copy = _plain(module)
     for node in copy.graph.nodes:
         path = module_of(node) or "network"
-        for key in ("stack_trace", "source_fn_stack", "torch_fn", "from_node"):
+        for key in ("source_fn_stack", "torch_fn", "from_node"):
             node.meta.pop(key, None)
+        node.meta["stack_trace"] = path  # without one, every tracing would walk the stack for each node
         if node.op == "call_function":
             node.meta["nn_module_stack"] = {path: (path, path)}
     copy.eval()

@@ -158,7 +158,7 @@ def _convert(module: fx.GraphModule, example: tuple[torch.Tensor, ...], wide: bo
         ) from error
     anonymous = without_user_names(module)
     try:
-        with swift():
+        with swift(anonymous, example):
             data = litert_torch.convert(anonymous, example, enable_x64=wide).model_content()
     except Exception as error:
         raise explain(error, module, "tflite") from error

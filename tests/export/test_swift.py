@@ -6,11 +6,13 @@ import contextlib
 
 import pytest
 import torch
-from torch import library, nn
+from torch import fx, library, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import bnfold
 from bnfold.export import tflite
 from bnfold.export.quiet import quiet
+from bnfold.export.source import without_user_names
 from bnfold.export.swift import swift
 
 pytest.importorskip("litert_torch")
@@ -40,37 +42,68 @@ def written(monkeypatch: pytest.MonkeyPatch, way: object) -> bytes:
     return tflite.export(module.body, module.inputs, module.outputs, made.captured.example).data
 
 
+def without_stack_traces(module: fx.GraphModule) -> fx.GraphModule:
+    """Without them the tracers find their own."""
+    copy = without_user_names(module)
+    for node in copy.graph.nodes:
+        del node.meta["stack_trace"]
+    return copy
+
+
 def test_the_file_is_the_same_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     entered = []
 
     @contextlib.contextmanager
-    def counted():  # type: ignore[no-untyped-def]
-        with swift():
+    def counted(*arguments):  # type: ignore[no-untyped-def]
+        with swift(*arguments):
             entered.append(True)
             yield
 
-    assert written(monkeypatch, counted) == written(monkeypatch, contextlib.nullcontext)
+    made = written(monkeypatch, counted)
+    monkeypatch.setattr(tflite, "without_user_names", without_stack_traces)
+    assert made == written(monkeypatch, lambda *_: contextlib.nullcontext())
     assert entered == [True]
 
 
 def internals() -> tuple[object, ...]:
     with quiet():
         from litert_torch.backend.lowerings import registry
+    from torch._export import utils
     from torch.export import decomp_utils, exported_program
+    from torch.fx import _lazy_graph_module
 
     return (
         dict(registry.global_registry.registered_ops),
         decomp_utils._collect_all_valid_cia_ops,
         exported_program._collect_all_valid_cia_ops,
+        list(exported_program._BACKEND_KEYS_TO_OVERRIDE),
+        list(exported_program._AUTOGRAD_ALIAS_BACKEND_KEYS_TO_OVERRIDE),
+        _lazy_graph_module._use_lazy_graph_module_flag,
+        utils._materialize_cpp_cia_ops,
     )
+
+
+def doubled(device: str | None = None) -> fx.GraphModule:
+    """A graph of one multiplication, which moves its input to a device first."""
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    if device is not None:
+        x = graph.call_function(torch.ops.aten.to.device, (x, torch.device(device), torch.float32))
+    graph.output((graph.call_function(torch.ops.aten.mul.Tensor, (x, 2)),))
+    return fx.GraphModule(nn.Module(), graph)
+
+
+EXAMPLE = (torch.zeros(1, 2),)
 
 
 def test_all_is_put_back() -> None:
     before = internals()
-    with swift():
-        assert internals() != before
+    with swift(doubled(), EXAMPLE):
+        *changed, materialize = internals()
+        assert all(new != old for new, old in zip(changed, before, strict=False))
+        assert materialize is before[-1]  # replaced during a collection alone
     assert internals() == before
-    with pytest.raises(KeyboardInterrupt), swift():
+    with pytest.raises(KeyboardInterrupt), swift(doubled(), EXAMPLE):
         raise KeyboardInterrupt
     assert internals() == before
 
@@ -78,7 +111,7 @@ def test_all_is_put_back() -> None:
 def test_composite_operators_are_collected_once_and_anew_after_a_registration() -> None:
     from torch.export import exported_program
 
-    with swift():
+    with swift(doubled(), EXAMPLE):
         first = exported_program._collect_all_valid_cia_ops()
         assert exported_program._collect_all_valid_cia_ops() is first
         ours = library.Library("bnfold_test_swift", "DEF")
@@ -90,9 +123,51 @@ def test_composite_operators_are_collected_once_and_anew_after_a_registration() 
     assert twice in exported_program._collect_all_valid_cia_ops()
 
 
+def test_a_collection_finds_what_it_found_and_asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._export import utils
+    from torch.export import exported_program
+
+    before, calls, find = exported_program._collect_all_valid_cia_ops(), [], utils._materialize_cpp_cia_ops
+    monkeypatch.setattr(utils, "_materialize_cpp_cia_ops", lambda: calls.append(find()))
+    with swift(doubled(), EXAMPLE):
+        assert exported_program._collect_all_valid_cia_ops() == before
+        assert len(calls) == 1
+    exported_program._collect_all_valid_cia_ops()
+    assert len(calls) > 2
+
+
+@pytest.mark.parametrize(
+    ("device", "backends"),
+    [(None, {"CPU", "Meta"}), ("cpu", {"CPU", "Meta"}), ("xpu", {"CPU", "Meta", "XPU"})],
+)
+def test_kernels_are_overridden_for_the_devices_in_use(device: str | None, backends: set[str]) -> None:
+    from torch.export import exported_program
+
+    operator, kernel = torch.ops.aten.linear.default, torch.nn.functional.linear
+    before = dict(operator.py_kernels)
+    with (
+        swift(doubled(device), EXAMPLE),
+        exported_program._override_composite_implicit_decomp({operator: kernel}),
+    ):
+        added = {key.name for key in operator.py_kernels.keys() - before.keys()}
+        assert operator.py_kernels[torch._C.DispatchKey.CompositeImplicitAutograd] is kernel
+    assert added - {"CompositeImplicitAutograd"} == backends | {f"Autograd{name}" for name in backends}
+
+
+def test_a_traced_graph_is_compiled_when_it_is_run() -> None:
+    with swift(doubled(), EXAMPLE):
+        lazy, forgotten = (make_fx(lambda x: 2 * x)(*EXAMPLE) for _ in range(2))
+        assert lazy._needs_recompile()
+        assert lazy(torch.ones(2)).tolist() == [2, 2]
+        assert not lazy._needs_recompile()
+    assert forgotten(torch.ones(2)).tolist() == [2, 2]
+
+
 def test_without_the_internals_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     from litert_torch.backend.lowerings import _basic
+    from torch._export import utils
     from torch.export import decomp_utils, exported_program
+    from torch.fx import _lazy_graph_module
 
     for owner, name in (
         (_basic, "_aten_permute"),
@@ -100,10 +175,18 @@ def test_without_the_internals_nothing_is_changed(monkeypatch: pytest.MonkeyPatc
         (_basic, "_aten_view"),
         (decomp_utils, "_collect_all_valid_cia_ops"),
         (exported_program, "_collect_all_valid_cia_ops"),
+        (exported_program, "_BACKEND_KEYS_TO_OVERRIDE"),
+        (exported_program, "_AUTOGRAD_ALIAS_BACKEND_KEYS_TO_OVERRIDE"),
+        (_lazy_graph_module, "_use_lazy_graph_module"),
     ):
         monkeypatch.delattr(owner, name)
-    with swift():
+    with swift(doubled(), EXAMPLE):
         assert not hasattr(exported_program, "_collect_all_valid_cia_ops")
+    monkeypatch.undo()
+    monkeypatch.delattr(utils, "_materialize_cpp_cia_ops")
+    monkeypatch.setattr(exported_program, "_collect_all_valid_cia_ops", lambda: {"found"})
+    with swift(doubled(), EXAMPLE):
+        assert exported_program._collect_all_valid_cia_ops() == {"found"}
 
 
 @pytest.mark.parametrize(

@@ -255,8 +255,8 @@ def _changes(manifest: Manifest, text: bytes, payload: Sequence[memoryview], whe
 
 
 def _document(text: bytes, where: str) -> Manifest:
-    # each takes memory many times its size in the text
-    containers = text.count(b"{") + text.count(b"[")
+    # each takes memory many times its size in the text, which has two characters of it
+    containers = text.count(b"{") + text.count(b"[") if len(text) > 2 * _MOST_CONTAINERS else 0
     if containers > _MOST_CONTAINERS:
         raise ArtifactError(
             "BNF-M006",

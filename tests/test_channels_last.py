@@ -19,7 +19,7 @@ from bnfold import channels_last, manifest
 from bnfold.errors import ArtifactError, InputError, UsageError
 from bnfold.manifest_schema import check
 from bnfold.quantize import tflite_file
-from bnfold.runtime.golden import decode
+from bnfold.runtime.golden import decode, short
 from bnfold.signature import TensorSpec
 from bnfold.verify import compare
 from tests.drawn import with_statistics
@@ -196,7 +196,7 @@ def test_samples_stay_in_the_order_of_the_network(tmp_path: Path) -> None:
     floats = np.concatenate([prepared(frame) for frame in camera()]).astype(np.float32)
     converted(tmp_path, "nhwc", samples=floats)
     golden = bnfold.open(tmp_path / "nhwc.tflite").manifest["golden"]["inputs"]["image"]
-    assert np.array_equal(decode(golden, where=""), np.moveaxis(floats[:1], 1, -1))
+    assert np.array_equal(decode(golden, where=""), short(np.moveaxis(floats[:1], 1, -1)))
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,23 @@ def test_there_and_back(array: Any) -> None:
     back[...] = 0  # the caller's own
 
 
+def test_a_short_array_is_close_and_takes_about_half() -> None:
+    frame = np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32)
+    cut = golden.short(frame)
+    assert cut.dtype == np.float32
+    assert cut.shape == frame.shape
+    assert np.all(np.abs(cut - frame) < np.abs(frame) / 128)
+    assert np.all(np.abs(cut) <= np.abs(frame))
+    sizes = [len(golden.encode(array)["data"]) for array in (cut, frame)]
+    assert sizes[0] < 0.52 * sizes[1]
+    whole = np.arange(-256, 257, dtype=np.float32).reshape(27, 19)
+    assert np.array_equal(golden.short(whole.T), whole.T)
+    assert golden.short(np.array(np.float32(3.0))).shape == ()
+    assert golden.short(np.finfo(np.float32).max.reshape(1)).max() < np.inf
+    numbers = np.array([2**40 + 1])
+    assert golden.short(numbers) is numbers
+
+
 def test_big_endian_is_written_little_endian() -> None:
     values = np.array([1.5, -2.0])
     assert golden.encode(values.astype(">f8")) == golden.encode(values.astype("<f8"))

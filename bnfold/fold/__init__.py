@@ -16,6 +16,7 @@ from bnfold.capture import Captured, capture
 from bnfold.errors import UsageError
 from bnfold.finding import Finding, by_severity
 from bnfold.fold.certificate import Certificate, certify
+from bnfold.fold.constants import store_made
 from bnfold.fold.engine import Engine, Folded
 from bnfold.fold.module import FoldedModule
 from bnfold.fold.report import BatchNormEntry, FoldReport
@@ -107,6 +108,7 @@ def fold(
     report = _report(sites, certificate, undone, seconds, finite=_has_finite_constants(captured))
     report.pruned = folded.pruned
     report.findings = by_severity(report.findings + _out_of_range(folded) + _of_pruning(folded, unpruned))
+    store_made(folded.body)
     _round(folded)
     return FoldResult(FoldedModule(folded.body, captured.structure), report, captured)
 

@@ -16,6 +16,30 @@ aten = torch.ops.aten
 _FACTORIES = frozenset({aten.full.default, aten.zeros.default, aten.ones.default, aten.scalar_tensor.default})
 
 
+_UNSET = frozenset({aten.empty.memory_format, aten.empty_strided.default})
+
+
+def store_made(body: fx.GraphModule) -> None:
+    """Make buffers of the tensors that the graph makes out of nothing, such as ``torch.eye(3)``.
+
+    A buffer goes along with ``.to()``, where a factory names a dtype and a device; and ``torch.load`` traces a
+    graph anew, which would make constants of them that no other state dict has.
+    """
+    for node in list(body.graph.nodes):
+        made = node.op == "call_function" and not node.all_input_nodes and node.target not in _UNSET
+        if not made or g.draws(node) or not isinstance(node.meta.get("val"), torch.Tensor):
+            continue
+        name = f"{node.name}_made"
+        while hasattr(body, name):
+            name += "_"
+        g.fill(body, name, node.target(*node.args, **node.kwargs))  # type: ignore[operator]
+        with body.graph.inserting_before(node):
+            stored = body.graph.get_attr(name)
+        stored.meta = dict(node.meta)
+        node.replace_all_uses_with(stored)
+        body.graph.erase_node(node)
+
+
 # Rules ask for a weight several times in a row. All weights in float64 would be twice the model.
 _MOST_KEPT = 2
 

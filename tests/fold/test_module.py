@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import Any
 
@@ -149,3 +150,31 @@ def test_constants_lie_in_the_order_of_their_axes() -> None:
     folded = fold(module, (torch.zeros(1, 3, 8, 8),)).module
     assert all(constant.is_contiguous() for constant in folded.state_dict().values())
     assert not module[0].weight.is_contiguous()
+
+
+def test_what_the_network_makes_out_of_nothing_is_stored_as_a_buffer() -> None:
+    """torch.load traces the graph anew: what no operator reads would become a constant of the loaded one alone."""
+
+    class Twisted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.norm = nn.BatchNorm2d(4)
+            self.gru = nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(self.conv(x)).flatten(2) + torch.eye(4, 64, device=x.device)
+            return self.gru(y.transpose(1, 2))[0] * torch.arange(5.0)
+
+    module = draw_statistics(Twisted(), 0).eval()
+    result = fold(module, (X,)).module
+    file = io.BytesIO()
+    torch.save(result, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert loaded.state_dict().keys() == result.state_dict().keys()
+    loaded.load_state_dict(result.state_dict())
+    assert torch.equal(loaded(X), result(X))
+    moved = result.double()(X.double())  # all of it, with what a factory would make in float32
+    assert moved.dtype == torch.float64
+    assert (moved - module.double()(X.double())).abs().max() < 1e-5

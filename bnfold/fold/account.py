@@ -52,7 +52,7 @@ class Account:
     def stuck(self, owners: Iterable[int], refusals: list[str]) -> None:
         """Why the affine of these BatchNorms goes no further, as far as is known now."""
         for owner in owners:
-            self._sites[owner].entry.reason = "; ".join(dict.fromkeys(refusals))
+            self._sites[owner].entry.reason = "; ".join(dict.fromkeys(refusals)) or None
 
     def settle(self, body: Body) -> None:
         """Count what is left in the lowered graph, by the BatchNorm that answers for it, and the copies."""

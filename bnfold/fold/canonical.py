@@ -8,7 +8,7 @@ split again at the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -24,8 +24,8 @@ from bnfold.fold.pending import Origin, Pending
 aten = torch.ops.aten
 
 
-def use_linear(graph: fx.Graph, constants: Constants, pending: Container[fx.Node]) -> None:
-    """Write ``x @ W`` and ``addmm(b, x, W)`` next to a pending affine as ``linear(x, W.T, b)``.
+def use_linear(graph: fx.Graph, constants: Constants) -> None:
+    """Write ``x @ W`` and ``addmm(b, x, W)`` as ``linear(x, W.T, b)``.
 
     Exact and of the same cost. W has shape (in, out) and must be constant; the transpose is a constant too.
     """
@@ -36,11 +36,10 @@ def use_linear(graph: fx.Graph, constants: Constants, pending: Container[fx.Node
         if operands is None:
             continue
         x, matrix, bias = operands
-        beside = x in pending or any(user in pending for user in node.users)
         is_matrix = (
             isinstance(matrix, fx.Node) and g.value(matrix).ndim == 2 and constants.is_constant(matrix)
         )
-        if not (beside and is_matrix) or constants.is_constant(x):
+        if not is_matrix or constants.is_constant(x):
             continue
         if bias is not None and g.value(bias).shape != g.value(matrix).shape[1:]:
             continue  # one that is broadcast

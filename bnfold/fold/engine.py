@@ -73,7 +73,8 @@ class Engine:
         use_one_name(self._body.graph)
         use_shapes(self._body.graph)
         use_maxima(self._body.graph)
-        use_linear(self._body.graph, constants, self._body.pending)
+        if self._body.pending:
+            use_linear(self._body.graph, constants)
         own = 0
         for node, pending in network_affines(self._body.graph, constants):
             # one after the other: the next may read what this one has just become

@@ -38,6 +38,20 @@ def rows_split(s: Sizes) -> nn.Module:
     )  # fmt: skip
 
 
+def product_transposed(s: Sizes) -> nn.Module:
+    return Net(
+        lambda m, x: m.norm((x @ m.matrix).transpose(1, 2)),
+        matrix=nn.Parameter(torch.randn(s.c, s.k)), norm=nn.BatchNorm1d(s.k),
+    )  # fmt: skip
+
+
+def product_behind_transpose(s: Sizes) -> nn.Module:
+    return Net(
+        lambda m, x: torch.tanh(m.norm(torch.sigmoid(x)).transpose(1, 2) @ m.matrix),
+        matrix=nn.Parameter(torch.randn(s.c, s.k)), norm=nn.BatchNorm1d(s.c),
+    )  # fmt: skip
+
+
 def parallel_heads(s: Sizes) -> nn.Module:
     def run(m: Net, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         y = m.norm(x)
@@ -100,6 +114,8 @@ THROUGH = [
           shape="features"),
     Micro("BatchNorm -> Linear", lambda s: nn.Sequential(nn.BatchNorm1d(s.c), nn.Linear(s.c, s.k)),
           shape="features"),
+    Micro("matmul -> transpose -> BatchNorm", product_transposed, shape="tokens"),
+    Micro("BatchNorm -> transpose -> matmul", product_behind_transpose, shape="sequence"),
     Micro("BatchNorm over the length -> Linear",
           lambda s: nn.Sequential(nn.BatchNorm1d(s.h), nn.Linear(s.c, s.k)), "kept",
           "the network's input is before it, and the layer behind mixes other numbers than it scales",

@@ -174,12 +174,19 @@ def float64_graph(body: fx.GraphModule) -> fx.Graph:
     env: dict[fx.Node, fx.Node] = {}
     for node in body.graph.nodes:
         new = graph.node_copy(node, lambda n: env[n])
-        new.args = widen(new.args)
-        new.kwargs = widen(new.kwargs)
-        if _makes_floats(node):
-            new.update_kwarg("dtype", torch.float64)
+        new.args, new.kwargs = widened_arguments(node, new.args, new.kwargs)
         env[node] = new
     return graph
+
+
+def widened_arguments(
+    node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with which a node's call computes in float64."""
+    wide = dict(widen(kwargs))
+    if _makes_floats(node):
+        wide["dtype"] = torch.float64
+    return tuple(widen(args)), wide
 
 
 def _makes_floats(node: fx.Node) -> bool:

@@ -22,8 +22,8 @@ _UNSET = frozenset({aten.empty.memory_format, aten.empty_strided.default})
 def store_made(body: fx.GraphModule) -> None:
     """Make buffers of the tensors that the graph makes out of nothing, such as ``torch.eye(3)``.
 
-    A buffer goes along with ``.to()``, where a factory names a dtype and a device; and ``torch.load`` traces a
-    graph anew, which would make constants of them that no other state dict has.
+    A buffer goes along with ``.to()``, where a factory names a dtype and a device; and ``torch.load`` traces
+    a graph anew, which would make constants of them that no other state dict has.
     """
     for node in list(body.graph.nodes):
         made = node.op == "call_function" and not node.all_input_nodes and node.target not in _UNSET
@@ -93,6 +93,7 @@ class Constants:
             return self._values[node]
         if node not in steps:
             args, kwargs = map_arg((node.args, node.kwargs), lambda source: self._evaluate(source, steps))
+            args, kwargs = g.widened_arguments(node, args, kwargs)
             with torch.no_grad():
-                steps[node] = node.target(*g.widen(args), **g.widen(kwargs))  # type: ignore[operator]
+                steps[node] = node.target(*args, **kwargs)  # type: ignore[operator]
         return steps[node]

@@ -127,6 +127,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
         ),
         {"bn": "kept"},
     ),
+    "weights that the network makes, in the default dtype": (
+        lambda: Net(
+            lambda m, x: F.linear(m.bn(torch.sigmoid(x[:, 0, 0])), torch.ones(5, 8) / 3), bn=nn.BatchNorm1d(8)
+        ),
+        {"bn": "folded"},
+    ),
     "alone": (lambda: nn.Sequential(nn.BatchNorm2d(3)), {"0": "kept"}),
 }
 
@@ -140,6 +146,7 @@ def test_values_and_account(name: str) -> None:
     result = fold(module, (X,))
     assert {entry.name: entry.status for entry in result.report.batch_norms} == statuses
     check_fold(module, result, (X,))
+    assert not result.report.findings
     assert not [node for node in result.module.body.graph.nodes if node.target in BATCH_NORMS]
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 

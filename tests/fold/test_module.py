@@ -153,7 +153,7 @@ def test_constants_lie_in_the_order_of_their_axes() -> None:
 
 
 def test_what_the_network_makes_out_of_nothing_is_stored_as_a_buffer() -> None:
-    """torch.load traces the graph anew: what no operator reads would become a constant of the loaded one alone."""
+    """torch.load traces the graph anew: what it makes then, only the loaded one would have."""
 
     class Twisted(nn.Module):
         def __init__(self) -> None:

@@ -193,6 +193,20 @@ def _pad3d(conv: _Conv, x: Tensor) -> Tensor:
     return F.pad(x, ends) if any(ends) else x
 
 
+def padded_conv1d(call: Call) -> Replacement:
+    """Padding by name, with numbers: the converter takes the name for a list. Zeros are added where 'same' is
+    not symmetric."""
+    conv = _Conv(call)
+    before, after = conv.before[0], conv.after[0]
+
+    def function(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = before if before == after else 0
+        x = x if before == after else F.pad(x, [before, after])
+        return F.conv1d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+
+    return Replacement(function)
+
+
 def _convolution(call: Call) -> Replacement | Refusal | None:
     return transposed_conv(call) if call["transposed"] else grouped_conv3d(call)
 
@@ -204,5 +218,6 @@ REWRITES = (
         (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input),
         transposed_conv,
     ),
+    Rewrite("padded_conv1d", (aten.conv1d.padding,), padded_conv1d),
     Rewrite("grouped_conv3d", (aten.conv3d.default, aten.conv3d.padding), grouped_conv3d),
 )

@@ -19,6 +19,7 @@ from bnfold.export import (
     rewrite,
     rewrite_conv,
     rewrite_pool,
+    rewrite_power,
     rewrite_resize,
     shapes,
 )
@@ -39,7 +40,7 @@ from bnfold.export.tflite_inspect import Description, describe, maker, operator_
 from bnfold.garbage import rarely_collected
 from bnfold.signature import TensorSpec
 
-REWRITES = (*rewrite_conv.REWRITES, *rewrite_pool.REWRITES, *rewrite_resize.REWRITES)
+REWRITES = (*rewrite_conv.REWRITES, *rewrite_pool.REWRITES, *rewrite_power.REWRITES, *rewrite_resize.REWRITES)
 
 
 @rarely_collected()

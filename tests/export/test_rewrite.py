@@ -79,6 +79,17 @@ REWRITTEN = {
     "grouped conv 3-D, same": (
         nn.Conv3d(4, 4, (3, 4, 2), padding="same", groups=2), (1, 4, 5, 6, 7), "grouped_conv3d",
     ),
+    "conv 1-D, same": (nn.Conv1d(3, 4, 3, padding="same", dilation=2), (2, 3, 9), "padded_conv1d"),
+    "conv 1-D, same and not symmetric": (
+        nn.Conv1d(4, 6, 4, padding="same", groups=2), (1, 4, 9), "padded_conv1d",
+    ),
+    "conv 1-D, valid, without batch": (
+        nn.Conv1d(3, 4, 3, 2, padding="valid", bias=False), (3, 9), "padded_conv1d",
+    ),
+    "square, five axes": (call(lambda x: x**2 + x.square()), (1, 2, 3, 4, 2), "power"),
+    "power, five axes": (call(lambda x: x.abs() ** 1.7), (1, 2, 3, 4, 2), "power"),
+    "power of a number, five axes": (call(lambda x: 2**x), (1, 2, 3, 4, 2), "power"),
+    "power of both, broadcast": (call(lambda x: x.abs() ** x[:, 0, ..., :1]), (2, 2, 3, 4, 2), "power"),
     "max pool 3-D": (nn.MaxPool3d(3, 2, 1), (2, 3, 5, 6, 8), "max_pool"),
     "max pool 3-D, ceil": (
         nn.MaxPool3d((2, 3, 2), 2, (1, 0, 1), ceil_mode=True), (1, 3, 5, 6, 8), "max_pool",
@@ -121,6 +132,8 @@ LEFT_ALONE = {
         nn.ConvTranspose2d(3, 4, (3, 2), stride=(1, 2), padding=(1, 0)),
         (2, 3, 5, 6),
     ),
+    "conv 1-D": (nn.Conv1d(3, 4, 3, padding=1), (1, 3, 9)),
+    "power": (call(lambda x: x**2), (1, 3, 5, 6)),
     "max pool": (nn.MaxPool2d(3, 2, 1), (1, 3, 8, 10)),
     "avg pool": (nn.AvgPool2d(3, 2, 1), (1, 3, 8, 10)),
     "nearest by 2": (nn.Upsample(scale_factor=2), (1, 3, 5, 6)),

@@ -69,7 +69,7 @@ def settle(said: list[Finding], seen: Seen, subject: Subject) -> list[Finding]:
 
 def _with_sum(findings: list[Finding], more: list[Finding]) -> list[Finding]:
     """What small gaps add up to is told with the cause that the file gives for them, where it gives one."""
-    at = next((number for number, one in enumerate(findings) if one.code in _RAISED), None)
+    at = next((number for number, one in enumerate(findings) if _gives_gaps(one)), None)
     if not more or at is None:
         return findings + more
     told = findings[at]
@@ -77,11 +77,16 @@ def _with_sum(findings: list[Finding], more: list[Finding]) -> list[Finding]:
     gap = {"call": more[0].evidence["layer"], **{key: more[0].evidence[key] for key in keys}}
     findings[at] = replace(
         told,
-        severity="error",
+        severity="error" if told.code in _RAISED else told.severity,
         message=f"{told.message}; the frames show it: small gaps add up to {more[0].where}",
         evidence={**told.evidence, "gap": gap, "mode": "eval"},
     )
     return findings
+
+
+def _gives_gaps(finding: Finding) -> bool:
+    """Whether a cause that the file gives makes gaps in what the frames show."""
+    return finding.code in _RAISED or "weight_on_frames" in finding.evidence
 
 
 # --- what the file said ------------------------------------------------------------------------------------
@@ -162,7 +167,7 @@ def _unconverged(
     finding: Finding, seen: Seen, open_: list[str], calls: list[str]
 ) -> tuple[Finding, list[str]]:
     estimate = blame.initial_value(seen.trained.readings[name] for name in calls)
-    if estimate is not None and open_:
+    if estimate is not None and (open_ or finding.severity == "warning"):
         words = f"; on the frames its weight comes to {estimate.weight:.2g}"
         evidence = {**finding.evidence, "weight_on_frames": estimate.weight, "left": estimate.left}
         explained = [name for name in open_ if name in calls]

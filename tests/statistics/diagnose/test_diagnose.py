@@ -159,6 +159,30 @@ def test_small_gaps_that_add_up_are_told_with_their_cause() -> None:
     assert found.evidence["mode"] == "eval"
 
 
+def test_what_is_left_of_the_initial_value_adds_up_and_stays_one_warning() -> None:
+    """A tenth of a variance of 1 where there are 9: a twentieth of each deviation, and half behind twelve."""
+    module = nn.Sequential()
+    for number in range(12):
+        module.append(nn.Linear(8, 8))
+        module.append(nn.BatchNorm1d(8))
+        nn.init.eye_(module[2 * number].weight)
+        nn.init.constant_(module[2 * number + 1].weight, 3)
+    module.eval()
+    data = 3 * torch.randn(600, 8, generator=torch.Generator().manual_seed(1))
+    fit(module, data)
+    weight = 0.9**22
+    for part in module[1::2]:
+        part.momentum = 0.1
+        part.num_batches_tracked.fill_(22)
+        part.running_mean *= 1 - weight
+        part.running_var.mul_(1 - weight).add_(weight)
+    (found,) = diagnosed(module, data[:256])
+    assert (found.code, found.severity, found.evidence["layer"]) == ("BNF-A004", "warning", "1")
+    assert found.evidence["mode"] == "eval"
+    assert "add up" in found.message
+    assert found.evidence["weight_on_frames"] == pytest.approx(weight, abs=0.03)
+
+
 def test_statistics_inside_batches_of_one() -> None:
     module = sound()
     seen = passes.run(module, list(Batches(frames(2000, seed=99), module)), "train")

@@ -167,6 +167,27 @@ _ONE = {aten.neg.default}
 _PRODUCTS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
 
 
+def frozen_instance_norms(graph: fx.Graph, constants: Constants) -> Iterator[tuple[fx.Node, Pending]]:
+    """InstanceNorm calls that use running statistics: in eval mode the same affine as a BatchNorm's.
+
+    One whose statistics are not finite, or no constants, is left as it is.
+    """
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not aten.instance_norm.default:
+            continue
+        arguments = g.arguments(node)
+        if arguments["use_input_stats"]:
+            continue
+        given = [arguments[key] for key in ("running_mean", "running_var", "weight", "bias")]
+        mean, variance, weight, bias = (None if one is None else constants.value(one) for one in given)
+        computed = any(one is not None and not constants.is_constant(one) for one in given)
+        if mean is None or variance is None or computed or not (variance + arguments["eps"] > 0).all():
+            continue
+        affine = Affine.from_batch_norm(mean, variance, arguments["eps"], weight, bias)
+        if np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all():
+            yield node, Pending(affine, 1)
+
+
 def network_affines(graph: fx.Graph, constants: Constants) -> Iterator[tuple[fx.Node, Pending]]:
     """The calls that are an affine per channel of their input: layer scale, input normalisation, a bias."""
     for node in list(graph.nodes):

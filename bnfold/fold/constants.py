@@ -32,7 +32,7 @@ def store_made(body: fx.GraphModule) -> None:
         name = f"{node.name}_made"
         while hasattr(body, name):
             name += "_"
-        g.fill(body, name, node.target(*node.args, **node.kwargs))  # type: ignore[operator]
+        g.fill(body, name, node.target(*node.args, **node.kwargs))
         with body.graph.inserting_before(node):
             stored = body.graph.get_attr(name)
         stored.meta = dict(node.meta)

@@ -19,7 +19,15 @@ from bnfold.affine import Affine
 from bnfold.capture import Captured
 from bnfold.fold.account import Account
 from bnfold.fold.body import Body
-from bnfold.fold.canonical import Splits, network_affines, use_linear, use_maxima, use_one_name, use_shapes
+from bnfold.fold.canonical import (
+    Splits,
+    frozen_instance_norms,
+    network_affines,
+    use_linear,
+    use_maxima,
+    use_one_name,
+    use_shapes,
+)
 from bnfold.fold.constants import Constants
 from bnfold.fold.lowering import lower
 from bnfold.fold.pending import USER, Owners, Pending
@@ -76,6 +84,9 @@ class Engine:
         if self._body.pending:
             use_linear(self._body.graph, constants)
         own = 0
+        for node, pending in frozen_instance_norms(self._body.graph, constants):
+            self._body.plant(node, pending, Owners.all(USER), g.data_input(node))
+            own += 2
         for node, pending in network_affines(self._body.graph, constants):
             # one after the other: the next may read what this one has just become
             assert pending.origin is not None

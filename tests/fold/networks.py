@@ -70,7 +70,9 @@ def _may_shrink(result: FoldResult) -> bool:
         for body in (result.captured.body, result.module.body)
     ]
     before, after = (sum(kind.startswith(("conv", "linear")) for kind in names) for names in kinds)
-    return after < before or bool({"add", "sub", "mul", "div", "neg", "rsub"} & set(kinds[0]))
+    return after < before or bool(
+        {"add", "sub", "mul", "div", "neg", "rsub", "instance_norm"} & set(kinds[0])
+    )
 
 
 def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> None:

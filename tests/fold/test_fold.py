@@ -151,6 +151,20 @@ def test_values_and_account(name: str) -> None:
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
 
+def test_an_instance_norm_that_uses_running_statistics_is_an_affine_of_the_network() -> None:
+    """No BatchNorm, so it has no entry; the exporter would write it as a BatchNormalization."""
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    module = draw_statistics(nn.Sequential(conv(), norm, nn.ReLU(), conv(4, 4), nn.BatchNorm2d(4)), seed=3)
+    result = fold(module, (X,))
+    assert {entry.name: entry.status for entry in result.report.batch_norms} == {"4": "folded"}
+    check_fold(module, result, (X,))
+    assert "instance_norm" not in str(result.module.body.graph)
+    assert "mul" not in str(result.module.body.graph)
+    norm.running_var[1] = -1  # its answer is NaN; it stays what it was
+    assert "instance_norm" in str(fold(module, (X,)).module.body.graph)
+
+
 def test_two_convs_that_share_one_parameter() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(

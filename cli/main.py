@@ -28,6 +28,9 @@ def entry() -> NoReturn:
         from .invocation import stopped
 
         status = stopped(sys.argv[1:], exception)
+    # A KeyboardInterrupt inside a string of code, as a dataclass runs one, makes CPython end by the signal
+    # whatever status is asked for; the next string of code takes that back.
+    exec("")
     from contextlib import suppress
 
     # The result is out. What libraries may still hold in C buffers is no part of it.

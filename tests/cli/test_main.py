@@ -292,3 +292,16 @@ def test_what_a_library_makes_of_an_interrupt_is_still_an_interrupt(monkeypatch:
     assert as_bnfold_error(RuntimeError("numpy failed to load"), "convert").code == "BNF-X000"
     monkeypatch.setattr("bnfold_cli.interrupts.SEEN", [2])
     assert as_bnfold_error(RuntimeError("numpy failed to load"), "convert").code == "BNF-U130"
+
+
+def test_ctrl_c_inside_a_string_of_code_ends_with_130(tmp_path: Path) -> None:
+    """As in the making of a dataclass, while torch is loading: ``python -m`` would end by the signal."""
+    (tmp_path / "stopped.py").write_text(
+        "import os, signal\n"
+        "from bnfold_cli import invocation, main\n"
+        "invocation.stopped = lambda *_: 130\n"
+        "main.main = lambda _: exec('os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)')\n"
+        "main.entry()\n"
+    )
+    ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, check=False)
+    assert ended.returncode == 130

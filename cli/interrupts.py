@@ -27,6 +27,12 @@ def watch() -> None:
         signal.signal(signal.SIGINT, note)
 
 
+def resume() -> None:
+    """Raise Ctrl-C again where a library has dropped it."""
+    if SEEN:
+        raise KeyboardInterrupt
+
+
 def ignore() -> None:
     """Let Ctrl-C do nothing from now on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -15,7 +15,7 @@ from bnfold.errors import UsageError
 from bnfold.report import Style, dump, error_document, render_error
 from bnfold.report.style import printable, size
 
-from . import config, console
+from . import config, console, interrupts
 from .command import CommandParser, Context, HelpRequested, Outcome, did_you_mean
 from .failure import INTERRUPTED, as_bnfold_error
 
@@ -88,7 +88,12 @@ class _Invocation:
                 warnings.simplefilter("ignore")  # the libraries' advice to their own callers
             module = import_module(f"{__package__}.{self.command}")
             lines = sys.stderr if self.json else stdout
-            context = Context(progress, options.verbose, lambda line: console.write(lines, f"{line}\n"))
+
+            def stage(name: str) -> None:
+                interrupts.resume()
+                progress(name)
+
+            context = Context(stage, options.verbose, lambda line: console.write(lines, f"{line}\n"))
             outcome: Outcome = module.run(options, context)
         return outcome
 

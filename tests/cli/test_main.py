@@ -159,6 +159,23 @@ def test_verbose_names_the_stages_on_standard_error(cli: Cli, monkeypatch: pytes
     assert cli("rules").err == ""
 
 
+def test_a_dropped_interrupt_ends_the_command_at_its_next_stage(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python says "Exception ignored in" where it cannot raise one, as in a callback of the import system."""
+
+    def staged(options: object, context: Context) -> Outcome:
+        context.progress("first stage")
+        monkeypatch.setattr("bnfold_cli.interrupts.SEEN", [2])
+        context.progress("second stage")
+        raise AssertionError("it went on")
+
+    replace_rules(monkeypatch, staged)
+    result = cli("rules")
+    assert result.status == 130
+    assert result.err.startswith("error[BNF-U130]")
+
+
 def test_the_commands() -> None:
     assert tuple(invocation.COMMANDS) == COMMANDS
 

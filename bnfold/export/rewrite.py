@@ -97,7 +97,7 @@ def apply(module: fx.GraphModule, rewrites: Iterable[Rewrite], target: str) -> l
                 "BNF-E010",
                 f"{operator_name(node.target)} cannot be written as {target}: {answer.reason}",
                 where=line_of(node) or operator_name(node.target),
-                fix="replace it in the model, or use --to onnx",
+                fix=f"replace it in the model, or use --to {'tflite' if target == 'ONNX' else 'onnx'}",
             )
         if answer is not None:
             pending = _inline(module, node, answer) + pending

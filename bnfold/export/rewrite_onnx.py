@@ -1,4 +1,4 @@
-"""Poolings that the ONNX exporter lacks or, as a divisor of one's own, writes as something else."""
+"""What the ONNX exporter lacks or, as a divisor of one's own and a projection, writes as something else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ def _uneven_max(call: Call) -> Replacement | Refusal | None:
     return None if even else rewrite_pool.adaptive_pool(call)
 
 
+def _projected_lstm(call: Call) -> Refusal | None:
+    """An LSTM has four tensors a layer and direction, two without bias, and one more to project its state."""
+    runs = call["num_layers"] * (2 if call["bidirectional"] else 1)
+    projected = len(call["params"]) > runs * (4 if call["has_biases"] else 2)
+    return Refusal("an ONNX LSTM has no projection (proj_size)") if projected else None
+
+
 REWRITES = (
+    Rewrite("projected_lstm", (aten.lstm.input,), _projected_lstm),
     Rewrite("avg_pool", (aten.avg_pool2d.default, aten.avg_pool3d.default), _own_divisor),
     Rewrite(
         "adaptive_pool",

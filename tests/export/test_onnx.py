@@ -91,6 +91,21 @@ def test_poolings_that_the_exporter_lacks() -> None:
     check(body_of(Net2(run), draw(1, 3, 8, 10), draw(1, 2, 4, 5, 6)))
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_projected_lstm_is_refused_by_name_and_a_plain_one_is_written(biased: bool) -> None:
+    def run(net: Any, x: torch.Tensor) -> Any:
+        return net.lstm(x)[0]
+
+    def body(size: int) -> Body:
+        options = {"bias": biased, "bidirectional": True, "proj_size": size}
+        return body_of(Net(run, lstm=nn.LSTM(4, 3, 2, **options)), draw(2, 3, 4))
+
+    check(body(0))
+    with pytest.raises(ExportError, match="no projection") as refusal:
+        check(body(2))
+    assert (refusal.value.code, refusal.value.fix.endswith("--to tflite")) == ("BNF-E010", True)
+
+
 @pytest.mark.parametrize("opset", [None, 18, 21, 25])
 def test_opset(opset: int | None) -> None:
     net = Net(lambda n, x: F.softmax(F.gelu(n.conv(x)).mean((2, 3)), 1), conv=nn.Conv2d(3, 4, 3, 2, 1))

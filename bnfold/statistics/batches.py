@@ -109,8 +109,7 @@ class Batch:
         return [
             (name, leaf)
             for name, value in named
-            for leaf in pytree.tree_leaves(value)
-            if isinstance(leaf, Tensor)
+            for leaf in _leaves(value)
         ]
 
     def select(self, frames: Sequence[int]) -> Batch:
@@ -216,6 +215,7 @@ class Batches:
             )
         self._source = source
         self._signature = _signature(module)
+        self._positional = [parameter.name for parameter in _positional(self._signature)]
         self._device = device_of(module)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -232,11 +232,8 @@ class Batches:
 
     def _batch(self, item: Any, number: int, given: int) -> Batch:
         arguments, keywords, labels = self._arguments(_tensors(item), number)
-        sizes = [
-            leaf.shape[0] if leaf.ndim else None
-            for leaf in pytree.tree_leaves((arguments, keywords))
-            if isinstance(leaf, Tensor)
-        ]
+        values = (*arguments, *keywords.values())
+        sizes = [leaf.shape[0] if leaf.ndim else None for value in values for leaf in _leaves(value)]
         if not sizes:
             raise _misfit("there is no tensor in it", number)
         batched = len(set(sizes)) == 1 and sizes[0] is not None
@@ -279,8 +276,7 @@ class Batches:
         return values, labels
 
     def _names(self, arguments: tuple[Any, ...]) -> tuple[str, ...]:
-        parameters = list(self._signature.parameters.values()) if self._signature is not None else []
-        names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        names = list(self._positional)
         names += [f"argument {index}" for index in range(len(names), len(arguments))]
         return tuple(names[: len(arguments)])
 
@@ -423,12 +419,16 @@ def _signature(module: nn.Module) -> inspect.Signature | None:
 
 def _capacity(signature: inspect.Signature) -> tuple[int, float]:
     """How many positional arguments are required, and how many are taken."""
-    positional = [
-        p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = _positional(signature)
     required = sum(p.default is p.empty for p in positional)
     variadic = any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values())
     return required, math.inf if variadic else len(positional)
+
+
+def _positional(signature: inspect.Signature | None) -> list[inspect.Parameter]:
+    """The parameters that can be given by place."""
+    parameters = signature.parameters.values() if signature is not None else ()
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def _is_labels(frames: int, values: Any) -> bool:
@@ -450,8 +450,17 @@ def _within(tensor: Tensor) -> bool:
     return float(low) >= -LARGEST and float(high) <= LARGEST  # NaN fails the comparison
 
 
+def _leaves(value: Any) -> Sequence[Tensor]:
+    """The tensors in it."""
+    if isinstance(value, Tensor):
+        return (value,)
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
 def _tensors(item: Any) -> Any:
     """The same with tensors in place of arrays."""
+    if isinstance(item, Tensor):
+        return item
     return pytree.tree_map(lambda leaf: torch.as_tensor(leaf) if isinstance(leaf, np.ndarray) else leaf, item)
 
 

@@ -83,6 +83,7 @@ class Forward:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.targets = Targets(module)
+        self._holders = holders(module)
         self.sites: dict[Target, Site] = {}
         self.foreign: dict[str, str] = {}
         self._entered: set[str] = set()
@@ -90,9 +91,7 @@ class Forward:
         self._quick = True
         self._moments = Reducer()
         self._gathered = Gathered()
-        # what a call is normalised by, in its own dtype; taken again by the next of the same size
-        self._rounded: dict[tuple[torch.Size, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._known_limits: dict[tuple[Target, ...], Array] = {}
+        self._known_limits: dict[tuple[Target, ...], tuple[Array, float]] = {}
 
     def pool(
         self,
@@ -150,15 +149,18 @@ class Forward:
                 return call.in_eval()
             if alone is not None:
                 raise _Alone(alone)
-            moments = self._moments(call.input)
-            if wanted is None or target in wanted:
+            values, like = call.input, call.running_mean
+            assert like is not None  # it has a target
+            pooled = wanted is None or target in wanted
+            room = seen.room(target, values, like) if pooled else BatchMoments.room(values, like.dtype)
+            moments = self._moments(values, room)
+            if pooled:
                 targets.append(target)
-                seen.append(moments)
                 if len(seen) == until:
                     raise _Stop
             if moments.count == 1 and wanted is None:
                 alone = self.sites[target].calls[0]
-            return self._normalised(call, moments)
+            return call.by_statistics(*moments.rows)
 
         def attempt(*, named: bool) -> int:
             nonlocal alone, calls
@@ -177,7 +179,7 @@ class Forward:
                 self._calls = attempt(named=True)
                 self._quick = self._calls == quick
         result = Seen(batch.frames, tuple(targets), seen.packed())
-        if not result.moments.fits(self._limits(result.targets)):
+        if not result.moments.fits(*self._limits(result.targets)):
             self._blame(batch, wanted, done)
         return result
 
@@ -219,7 +221,7 @@ class Forward:
             name: "it normalises by arithmetic of its own, which cannot be observed"
             if name in self._entered
             else "forward never called it"
-            for mean, (name, _) in holders(self.module).items()
+            for mean, (name, _) in self._holders.items()
             if mean not in read and name not in self.foreign
         }
 
@@ -231,7 +233,7 @@ class Forward:
             return lambda module, arguments: self._entered.add(name)
 
         handles = [
-            inner.register_forward_pre_hook(noting(name)) for name, inner in holders(self.module).values()
+            inner.register_forward_pre_hook(noting(name)) for name, inner in self._holders.values()
         ]
         try:
             yield
@@ -257,15 +259,15 @@ class Forward:
             site.calls.append(call.name)
         return target
 
-    def _limits(self, targets: tuple[Target, ...]) -> Array:
-        """Shape (2, channels of all): the largest means, and below them the largest variances, that the
-        layers can store."""
+    def _limits(self, targets: tuple[Target, ...]) -> tuple[Array, float]:
+        """The largest means, and below them the largest variances, that the layers can store, shape
+        (2, channels of all); and the least of all."""
         known = self._known_limits.get(targets)
         if known is None:
             pairs = [self.targets.tensors(target) for target in targets]
             rows = [[np.full(one.numel(), torch.finfo(one.dtype).max) for one in pair] for pair in pairs]
-            known = np.concatenate([np.empty((2, 0)), *map(np.stack, rows)], axis=1)
-            self._known_limits[targets] = known
+            each = np.concatenate([np.empty((2, 0)), *map(np.stack, rows)], axis=1)
+            known = self._known_limits[targets] = each, float(each.min(initial=np.inf))
         return known
 
     def _blame(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target]) -> None:
@@ -275,23 +277,13 @@ class Forward:
             target = self.target(call)
             if target is None or target in done:
                 return call.in_eval()
-            moments = self._moments(call.input)
+            assert call.running_mean is not None  # it has a target
+            moments = self._moments(call.input, BatchMoments.room(call.input, call.running_mean.dtype))
             pooled = wanted is None or target in wanted
-            if pooled and not Packed.of([moments]).fits(self._limits((target,))):
+            if pooled and not Packed.of([moments]).fits(*self._limits((target,))):
                 rows, reason = skip.culprits(call, batch.frames)
                 raise _Blame(call.name, rows, reason)
-            return self._normalised(call, moments)
+            return call.by_statistics(*moments.rows)
 
         self.run(batch, answer)
         raise _Blame("", [], "its statistics are not finite")
-
-    def _normalised(self, call: Call, moments: BatchMoments) -> Tensor:
-        """What the call gives in train mode: normalised by the batch's own variance."""
-        like = call.running_mean
-        assert like is not None  # the call has a target
-        key = like.shape, like.dtype
-        rounded = self._rounded.get(key)
-        if rounded is None:
-            rounded = self._rounded[key] = torch.empty_like(like), torch.empty_like(like)
-        mean, variance = rounded
-        return call.by_statistics(mean.copy_(moments.mean), variance.copy_(moments.variance))

@@ -79,7 +79,7 @@ class Call(NamedTuple):
         """What it gives in eval mode with other statistics, in shape and dtype like its own."""
         return _OPERATOR(
             self.input, self.weight, self.bias, mean, variance, False, 0.0, self.eps,
-            torch.backends.cudnn.enabled,
+            self.input.is_cuda and torch.backends.cudnn.enabled,
         )  # fmt: skip
 
     def values(self) -> Tensor:

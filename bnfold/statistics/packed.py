@@ -7,12 +7,14 @@ network itself then takes up to a half longer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.reduction import BatchMoments
@@ -38,12 +40,17 @@ class Packed:
     @classmethod
     def of(cls, moments: Sequence[BatchMoments]) -> Packed:
         """Brought to the CPU in one go."""
-        means, variances = [one.mean for one in moments], [one.variance for one in moments]
-        both = torch.cat(means + variances).cpu().numpy() if moments else np.empty(0)
-        return cls([one.count for one in moments], [mean.shape[0] for mean in means], both.reshape(2, -1))
+        if not moments:
+            return cls([], [], np.empty((2, 0)))
+        both = torch.cat([one.both for one in moments], dim=1).cpu().numpy()
+        return cls([one.count for one in moments], [one.both.shape[1] for one in moments], both)
 
-    def fits(self, limits: Array) -> bool:
-        """Whether all are numbers within these limits, of the same shape as `both`."""
+    def fits(self, limits: Array, least: float = 0.0) -> bool:
+        """Whether all are numbers within these limits, of the same shape as `both`; ``least`` is the smallest
+        of them, for a quick answer."""
+        values = self.both.reshape(-1)
+        if math.sqrt(values @ values) <= least:  # none is then beyond it
+            return True
         return bool((np.abs(self.both) <= limits).all())  # NaN compares as False
 
     def split(self) -> list[Moments]:
@@ -61,7 +68,9 @@ class Gathered:
 
     def __init__(self) -> None:
         self._slots: list[BatchMoments] = []
+        self._keys: list[object] = []
         self._calls = 0
+        self._joint: _Joint | None = None  # the memory of all slots, once it is known how many there are
 
     def __len__(self) -> int:
         return self._calls
@@ -70,20 +79,50 @@ class Gathered:
         """Before another batch."""
         self._calls = 0
 
-    def append(self, moments: BatchMoments) -> None:
-        """Those of one more call."""
-        if self._calls == len(self._slots) or self._slots[self._calls].mean.shape != moments.mean.shape:
-            memory = torch.empty_like(moments.mean), torch.empty_like(moments.mean)
-            self._slots[self._calls :] = [BatchMoments(0, *memory)]
-        slot = self._slots[self._calls]
-        slot.count = moments.count
-        slot.mean.copy_(moments.mean)
-        slot.variance.copy_(moments.variance)
+    def room(self, key: object, values: Tensor, like: Tensor) -> BatchMoments:
+        """For the moments of one more call.
+
+        Args:
+            key: calls with the same one have as many channels, on one device.
+            values: shape (frames, channels, ...).
+            like: has the dtype that the call takes statistics in.
+        """
+        number = self._calls
         self._calls += 1
+        if number < len(self._slots) and self._keys[number] is key:
+            return self._slots[number]
+        slot = BatchMoments.room(values, like.dtype)
+        self._slots[number:], self._keys[number:] = [slot], [key]
+        self._joint = None
+        return slot
 
     def packed(self) -> Packed:
         """All of them."""
-        return Packed.of(self._slots[: self._calls])
+        if self._calls != len(self._slots) or not self._slots:
+            return Packed.of(self._slots[: self._calls])
+        if self._joint is None:
+            self._joint = _Joint(self._slots)
+            self._slots = self._joint.slots
+        return self._joint.packed()
+
+
+class _Joint:
+    """Some moments, moved to memory that lies together: all are brought to the CPU as one array."""
+
+    def __init__(self, moments: Sequence[BatchMoments]) -> None:
+        self._memory = torch.cat([one.both.reshape(-1) for one in moments])
+        self._widths = [one.both.shape[1] for one in moments]
+        sizes = [2 * width for width in self._widths]
+        self.slots = [
+            BatchMoments(part.view(2, -1), one.rounded, one.count)
+            for part, one in zip(torch.split(self._memory, sizes), moments, strict=True)
+        ]
+        places = np.split(np.arange(len(self._memory)), np.cumsum(sizes)[:-1])
+        self._order = np.concatenate([place.reshape(2, -1) for place in places], axis=1)
+
+    def packed(self) -> Packed:
+        both = self._memory.cpu().numpy().take(self._order)
+        return Packed([slot.count for slot in self.slots], self._widths, both)
 
 
 class Total:

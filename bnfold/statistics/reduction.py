@@ -1,29 +1,31 @@
 """Mean and squared deviations per channel of one batch, in float64, whatever the batch is computed in.
 
 The values go through in pieces that a cache holds: converted, averaged, centred, squared, and merged as
-`Moments` are. Centring before squaring keeps the precision, and the whole costs less than the reduction in
-``batch_norm`` that it takes the place of.
+`Moments` are. Centring before squaring keeps the precision. In a network of small layers an operator takes as
+long to be reached as to do its work, so there are few: six for a batch that is one piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 _PIECE = 1 << 20  # values; 8 MB in float64
 _PIECE_ON_DEVICE = 1 << 24
-_SMALL = 1 << 14
-"""Values up to which the number of operators counts for more than what they do."""
 
 _IN_A_ROW = 1 << 13
-"""Values per channel that are added one to another without blocks: a relative error of 2^13 2^-53 = 9e-13 at
-most, whatever the values."""
+"""Rows that are added one to another without blocks: a relative error of 2^13 2^-53 = 9e-13 at most, whatever
+the values."""
 
 _MOST_SHAPES = 256
-_AXES = [tuple(axis for axis in range(ndim) if axis != 1) for ndim in range(8)]
+_EACH = 0  # no reduction, as torch's losses number it
+
+# (a - b)^2 in one operator; the public function has no ``out``, and 8 MB anew for every call
+_squared_difference: Callable[..., Tensor] = torch._C._nn.mse_loss
 
 
 @dataclass(slots=True)
@@ -31,13 +33,51 @@ class BatchMoments:
     """`Moments` of one batch, still on its device.
 
     Attributes:
+        both: shape (2, channels), float64: the mean, and below it the variance M2 / n that train mode
+            normalises with.
+        rounded: the same in the dtype of the network.
         count: values per channel.
-        mean, variance: shape (channels,), float64; the variance is M2 / n, what train mode normalises with.
+        mean, variance: the rows of ``both``.
+        column: the mean with shape (channels, 1).
+        rows: the mean and the variance, rounded.
     """
 
-    count: int
-    mean: Tensor
-    variance: Tensor
+    both: Tensor
+    rounded: Tensor
+    count: int = 0
+    mean: Tensor = field(init=False)
+    variance: Tensor = field(init=False)
+    column: Tensor = field(init=False)
+    rows: tuple[Tensor, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mean, self.variance = self.both[0], self.both[1]
+        self.column = self.mean.unsqueeze(1)
+        self.rows = self.rounded[0], self.rounded[1]
+
+    @classmethod
+    def room(cls, values: Tensor, dtype: torch.dtype = torch.float32) -> BatchMoments:
+        """Memory for those of values of shape (frames, channels, ...), rounded to a dtype."""
+        both = torch.empty(2, values.shape[1], dtype=torch.float64, device=values.device)
+        return cls(both, torch.empty_like(both, dtype=dtype))
+
+
+class _Space(NamedTuple):
+    """Memory for values in float64.
+
+    Attributes:
+        values: shaped like them.
+        flat: the same as a matrix.
+        axis: of the matrix, over which the values of one channel lie.
+        each: how many these are.
+        device: as ``Tensor.get_device`` numbers it.
+    """
+
+    values: Tensor
+    flat: Tensor
+    axis: int
+    each: int
+    device: int
 
 
 class Reducer:
@@ -45,57 +85,86 @@ class Reducer:
     would cost more than the arithmetic. Not for several threads."""
 
     def __init__(self) -> None:
-        self._space: Tensor | None = None
-        self._views: dict[torch.Size, Tensor] = {}
+        self._memory = torch.empty(0, dtype=torch.float64)
+        self._spaces: dict[torch.Size, _Space] = {}
 
-    def __call__(self, values: Tensor) -> BatchMoments:
+    def __call__(self, values: Tensor, into: BatchMoments | None = None) -> BatchMoments:
         """The moments of each channel over frames and positions. No gradient is kept.
 
         Args:
             values: shape (frames, channels, ...).
+            into: where to put them; in memory of their own by default.
         """
-        channels, total = values.shape[1], values.numel()
-        if total == 0:
-            empty = values.new_zeros(channels, dtype=torch.float64)
-            return BatchMoments(0, empty, empty)
-        count = total // channels
+        if into is None:
+            into = BatchMoments.room(values)
+        space = self._spaces.get(values.shape)
+        plain = values.is_contiguous() and not values.requires_grad
+        if space is not None and plain and space.device == values.get_device():
+            return _reduced(values, space, into)
         values = _rows(values.detach())
-        if total <= _most(values):
-            return BatchMoments(count, *self._piece(values))
-        means, variances, shares = [], [], []
+        if values.numel() == 0:
+            into.both.zero_()
+            into.rounded.zero_()
+            into.count = 0
+            return into
+        if values.numel() <= _most(values):
+            return _reduced(values, self._space(values), into)
+        return self._merged(values, into)
+
+    def _merged(self, values: Tensor, into: BatchMoments) -> BatchMoments:
+        """Mean and variance of more than fits into the memory."""
+        parts = []
         for piece in _pieces(values):
-            mean, variance = self._piece(piece)
-            means.append(mean)
-            variances.append(variance)
-            shares.append(piece.numel() / total)
-        weights = torch.tensor(shares, dtype=torch.float64, device=values.device)
-        each = torch.stack(means)
-        mean = weights @ each
-        return BatchMoments(count, mean, weights @ (torch.stack(variances) + (each - mean).square_()))
+            parts.append(_reduced(piece, self._space(piece), BatchMoments.room(piece)))
+        into.count = sum(part.count for part in parts)
+        shares = torch.tensor([part.count / into.count for part in parts], dtype=torch.float64)
+        shares = shares.to(values.device)
+        means, variances = torch.stack([part.both for part in parts], dim=1)
+        torch.mv(means.t(), shares, out=into.mean)
+        torch.mv((variances + (means - into.mean).square_()).t(), shares, out=into.variance)
+        into.rounded.copy_(into.both)
+        return into
 
-    def _piece(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of what fits into the memory."""
-        wide, axes, matrix = self._wide(values), _AXES[values.ndim], values.ndim == 2
-        if wide.is_cpu and (matrix or wide.numel() <= min(_SMALL, wide.shape[1] * _IN_A_ROW)):
-            # One operator, which centres before it squares; too slow for more where positions lie innermost.
-            mean, variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
-            return mean, variance
-        mean = wide.mean(axes, keepdim=True)
-        wide.sub_(mean)
-        return mean.view(-1), wide.square_().mean(axes)
+    def _space(self, values: Tensor) -> _Space:
+        """Where the values go, in the memory kept for it."""
+        size, device = values.numel(), values.get_device()
+        known = self._spaces.get(values.shape)
+        if known is not None and known.device == device:
+            return known
+        if self._memory.numel() < size or self._memory.device != values.device:
+            self._memory = torch.empty(size, dtype=torch.float64, device=values.device)
+            self._spaces.clear()
+        if len(self._spaces) > _MOST_SHAPES:
+            self._spaces.clear()
+        memory = self._memory[:size]
+        if values.ndim == 2:
+            rows = memory.view(values.shape)
+            space = _Space(rows, rows, 0, values.shape[0], device)
+        else:  # the values of one channel side by side
+            frames, channels, *positions = values.shape
+            maps = memory.view(channels, frames, *positions).transpose(0, 1)
+            space = _Space(maps, memory.view(channels, -1), 1, size // channels, device)
+        self._spaces[values.shape] = space
+        return space
 
-    def _wide(self, values: Tensor) -> Tensor:
-        """The values in float64, in the memory kept for it."""
-        view = self._views.get(values.shape)
-        if view is None or view.device != values.device:
-            space = self._space
-            enough = space is not None and space.numel() >= values.numel() and space.device == values.device
-            if not enough or len(self._views) > _MOST_SHAPES:
-                self._views.clear()
-            if space is None or not enough:
-                space = self._space = torch.empty(values.numel(), dtype=torch.float64, device=values.device)
-            view = self._views[values.shape] = space[: values.numel()].view(values.shape)
-        return view.copy_(values)
+
+def _reduced(values: Tensor, space: _Space, into: BatchMoments) -> BatchMoments:
+    """Mean and variance of what fits into the memory."""
+    room, flat, axis, into.count, device = space
+    room.copy_(values)
+    if axis == 0 and device < 0:
+        # One operator on the CPU, which centres before it squares. Where the values of a channel lie side by
+        # side it is several times slower than what follows.
+        mean, variance = torch.batch_norm_update_stats(flat, None, None, 0.0)
+        into.mean.copy_(mean)
+        into.variance.copy_(variance)
+    else:
+        share = 1 / into.count
+        torch.sum(flat, axis, out=into.mean).mul_(share)
+        _squared_difference(flat, into.column if axis else into.mean, reduction=_EACH, out=flat)
+        torch.sum(flat, axis, out=into.variance).mul_(share)
+    into.rounded.copy_(into.both)
+    return into
 
 
 def _rows(values: Tensor) -> Tensor:
@@ -104,8 +173,10 @@ def _rows(values: Tensor) -> Tensor:
         return values
     if values.shape[0] * values.shape[1] == values.numel():
         return values.flatten(1)
+    if values.is_contiguous():
+        return values
     last = values.movedim(1, -1)
-    return values if values.is_contiguous() or not last.is_contiguous() else last.flatten(0, -2)
+    return last.flatten(0, -2) if last.is_contiguous() else values
 
 
 def _most(values: Tensor) -> int:

@@ -6,7 +6,9 @@ import torch
 
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.packed import Gathered, Packed, Total
-from bnfold.statistics.reduction import BatchMoments, Reducer
+from bnfold.statistics.reduction import Reducer
+
+KEYS = ["a", "b", "c", "d"]
 
 
 def calls(seed: int, frames: int) -> list[torch.Tensor]:
@@ -22,8 +24,8 @@ def test_batches_of_unequal_size_are_merged_each_call_by_itself(sizes: list[int]
     total = None
     for batch in batches:
         gathered.clear()
-        for values in batch:
-            gathered.append(reduce(values))
+        for number, values in enumerate(batch):
+            reduce(values, gathered.room(KEYS[number], values, values))
         packed = gathered.packed()
         total = total or Total(packed)
         total.add(packed)
@@ -65,20 +67,26 @@ def test_calls_without_values() -> None:
 def test_a_batch_takes_the_memory_of_the_one_before_and_leaves_its_result_alone() -> None:
     gathered = Gathered()
 
-    def run(*values: float, width: int = 2) -> Packed:
+    def run(*values: float, width: int = 2, key: str = "a") -> Packed:
         gathered.clear()
         for value in values:
-            mean = torch.full((width,), value, dtype=torch.float64)
-            gathered.append(BatchMoments(3, mean, mean + 1))
+            constant = torch.full((1, width), value)
+            room = gathered.room(key, constant, constant)
+            room.count = 3
+            room.mean.fill_(value)
+            room.variance.fill_(value + 1)
         return gathered.packed()
 
     first = run(1.0, 2.0)
     memory = [slot.mean.data_ptr() for slot in gathered._slots]
+    assert memory[1] - memory[0] == 4 * 8  # side by side
     second = run(3.0)
+    again = run(7.0, 8.0)
     assert [slot.mean.data_ptr() for slot in gathered._slots] == memory
-    third = run(4.0, 5.0, 6.0, width=1)  # another way through the network
+    third = run(4.0, 5.0, 6.0, width=1, key="b")  # another way through the network
     assert first.both.tolist() == [[1, 1, 2, 2], [2, 2, 3, 3]]
     assert second.both.tolist() == [[3, 3], [4, 4]]
+    assert again.both.tolist() == [[7, 7, 8, 8], [8, 8, 9, 9]]
     assert third.both.tolist() == [[4, 5, 6], [5, 6, 7]]
     assert third.widths == [1, 1, 1]
 
@@ -88,9 +96,13 @@ def test_limits() -> None:
     assert packed.fits(np.array([[2.0, 20.0], [1.0, 100.0]]))
     assert not packed.fits(np.array([[1.9, 20.0], [1.0, 100.0]]))
     assert not packed.fits(np.array([[2.0, 20.0], [1.0, 99.0]]))
+    assert packed.fits(np.array([[2.0, 20.0], [1.0, 100.0]]), 1.0)  # the quick answer is no
+    assert packed.fits(np.full((2, 2), 103.0), 103.0)  # it is yes
     for value in (np.nan, np.inf, -np.inf):
         bad = Packed.of([Reducer()(torch.tensor([[1.0, value], [3.0, 30.0]]))])
-        assert not bad.fits(np.full((2, 2), np.finfo(np.float64).max))
+        largest = float(np.finfo(np.float64).max)
+        assert not bad.fits(np.full((2, 2), largest))
+        assert not bad.fits(np.full((2, 2), largest), largest)
 
 
 def test_moments_of_one_batch() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bnfold.statistics import reduction
-from bnfold.statistics.reduction import Reducer
+from bnfold.statistics.reduction import BatchMoments, Reducer
 
 
 def exact(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -18,20 +18,20 @@ def exact(values: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
 SHAPES = [(7, 3), (90, 3), (1, 3), (5, 4, 1, 1), (3, 5, 7), (4, 3, 6, 5), (2, 3, 4, 5, 6), (1, 2, 9, 40)]
 
 
-@pytest.mark.parametrize(("piece", "small"), [(1 << 18, 0), (7, 0), (64, 0), (64, 1 << 20)])
+@pytest.mark.parametrize("piece", [1 << 18, 7, 64])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_moments_are_exact_whatever_the_pieces(
-    shape: tuple[int, ...], dtype: torch.dtype, piece: int, small: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reduction, "_PIECE", piece)
-    monkeypatch.setattr(reduction, "_SMALL", small)
     monkeypatch.setattr(reduction, "_IN_A_ROW", 31)
     generator = torch.Generator().manual_seed(0)
     values = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 50).to(dtype)
     before = values.clone()
     found = Reducer()(values)
     mean, m2 = exact(values)
+    torch.testing.assert_close(found.rounded, found.both.float(), rtol=0, atol=0)
     assert found.count == values.numel() // shape[1]
     np.testing.assert_allclose(found.mean.numpy(), mean, rtol=1e-14)
     np.testing.assert_allclose(found.variance.numpy() * found.count, m2, rtol=1e-12, atol=1e-24)
@@ -94,3 +94,33 @@ def test_the_memory_is_used_again() -> None:
         mean, m2 = exact(one)
         np.testing.assert_allclose(moments.mean.numpy(), mean, rtol=1e-12, atol=1e-15)
         np.testing.assert_allclose(moments.variance.numpy() * moments.count, m2, rtol=1e-12)
+
+
+def test_moments_are_put_where_they_are_wanted_rounded_to_the_dtype_of_the_layer() -> None:
+    reduce = Reducer()
+    for values in (torch.randn(40, 3) + 50, torch.randn(4, 3, 5, 6), torch.randn(4, 3, 5, 6)[..., ::2]):
+        for dtype in (torch.float64, torch.float32, torch.bfloat16):
+            room = BatchMoments.room(values, dtype)
+            assert reduce(values, room) is room
+            mean, m2 = exact(values)
+            np.testing.assert_allclose(room.both, np.stack([mean, m2 / room.count]), rtol=1e-12)
+            assert torch.equal(torch.stack(room.rows), room.both.to(dtype))
+
+
+def test_no_gradient_is_kept() -> None:
+    reduce = Reducer()
+    values = torch.randn(40, 3, 5)
+    for one in (values, values.clone().requires_grad_()):  # of a shape that is known, too
+        found = reduce(one)
+        assert not found.both.requires_grad
+        np.testing.assert_allclose(found.mean, exact(values)[0], rtol=1e-12)
+
+
+def test_values_of_one_shape_in_another_layout() -> None:
+    reduce = Reducer()
+    values = torch.randn(4, 3, 6, 5)
+    for one in (values, values.to(memory_format=torch.channels_last), values, values.mT.contiguous().mT):
+        found = reduce(one)
+        mean, m2 = exact(values)
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-13)
+        np.testing.assert_allclose(found.variance * found.count, m2, rtol=1e-12)

@@ -24,7 +24,7 @@ the values."""
 _MOST_SHAPES = 256
 _EACH = 0  # no reduction, as torch's losses number it
 
-# (a - b)^2 in one operator; the public function has no ``out``, and 8 MB anew for every call
+# (a - b)^2 in one operator; the public function has no ``out`` and would take new memory for every call
 _squared_difference: Callable[..., Tensor] = torch._C._nn.mse_loss
 
 

@@ -124,3 +124,13 @@ def test_values_of_one_shape_in_another_layout() -> None:
         mean, m2 = exact(values)
         np.testing.assert_allclose(found.mean, mean, rtol=1e-13)
         np.testing.assert_allclose(found.variance * found.count, m2, rtol=1e-12)
+
+
+def test_rows_off_the_cpu() -> None:
+    """No single operator does it there; the arithmetic of the others can be looked at here."""
+    values = 50 + 0.01 * torch.randn(300, 4)
+    space = Reducer()._space(values)._replace(device=0)
+    found = reduction._reduced(values, space, BatchMoments.room(values))
+    mean, m2 = exact(values)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-14)
+    np.testing.assert_allclose(found.variance * 300, m2, rtol=1e-12)

@@ -62,6 +62,7 @@ def convert(
     monitor: bool = False,
     dynamic_batch: bool = False,
     skip: Iterable[str] = (),
+    allow: Iterable[str] = (),
     prune: bool = False,
     opset: int | None = None,
     source: Mapping[str, Any] | None = None,
@@ -97,6 +98,9 @@ def convert(
             look at. At least 20 of ``samples`` become its baseline.
         dynamic_batch: keep the batch axis symbolic (ONNX only).
         skip: names of fold rules not to use.
+        allow: codes of causes in the catalogue, as ``BNF-A010``: errors of the audit that this network may
+            have all the same. They become warnings and stand in the manifest. What cannot be frozen stops a
+            conversion still.
         prune: remove channels that are constant or that nobody reads, see :func:`bnfold.fold`.
         opset: of ONNX; None is the exporter's default.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint that the module was loaded from.
@@ -146,6 +150,7 @@ def convert(
         layout=layout,
         runtime=runtime,
     )
+    allowed = gate.check_allowed(allow)
     judged_by = load_metric(metric) if isinstance(metric, str) else metric
     tell = progress or _silent
     tell("folding")
@@ -172,7 +177,7 @@ def convert(
         # random numbers would show as failures of everything that follows
         found = randomness.findings(folded.captured)
         if f.passed(found):
-            found = gate.findings(module, folded.report)
+            found = gate.findings(module, folded.report, allowed)
             found += assumed(normalisation, prepared if baked is None else baked.before)
             found += [per_frame.marked(exchanged)] if exchanged else []
         if not f.passed(found):
@@ -284,14 +289,17 @@ def _contents(
 ) -> dict[str, draft.Content]:
     """What each role's file holds: the folded graph, and the same with taps."""
     entries = [*folded.report.batch_norms, *exchanged]
+    allowed = [{"code": one.code, "where": one.where} for one in found if one.evidence.get("allowed")]
     whole = monitor_graph.reference(module, folded)
     ours = folded.module
     recorded = whole.to_json() if whole.layers else None
-    contents = {"clean": draft.Content("clean", ours.body, ours.outputs, entries, recorded)}
+    contents = {"clean": draft.Content("clean", ours.body, ours.outputs, entries, allowed, recorded)}
     if request.monitor:
         tapped = taps.tap(folded)
         seen = monitor_graph.monitored(whole, tapped, folded, proof.frames)
-        contents["monitor"] = draft.Content("monitor", tapped.body, tapped.outputs, entries, seen.to_json())
+        contents["monitor"] = draft.Content(
+            "monitor", tapped.body, tapped.outputs, entries, allowed, seen.to_json()
+        )
         found += monitor_graph.unseen(tapped)
     return contents
 

@@ -72,6 +72,7 @@ class Content:
         body: flat tensors in, a flat tuple of tensors out.
         outputs: of ``body``; a monitored file has more than the network.
         batch_norms: what became of each.
+        allowed: code and place of every error of the audit that was allowed.
         drift_reference: the manifest's; None where the network has no statistics to refer to.
     """
 
@@ -79,6 +80,7 @@ class Content:
     body: fx.GraphModule
     outputs: tuple[TensorSpec, ...]
     batch_norms: list[BatchNormEntry]
+    allowed: list[dict[str, str]]
     drift_reference: Mapping[str, Any] | None
 
 
@@ -215,6 +217,7 @@ def _manifest(
         "outputs": [tensor(spec, exported.outputs) for spec in content.outputs],
         "labels": request.labels,
         "batch_norms": [entry.to_json() for entry in content.batch_norms],
+        "allowed": content.allowed,
         "parity": [],
         "noise_floor": {},
         "runs_on": [dict(entry) for entry in exported.runs_on],

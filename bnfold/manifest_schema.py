@@ -71,6 +71,9 @@ class _Check:
             self._typed(document, key, dict, "")
         for index, entry in enumerate(self._each(document, "batch_norms", dict)):
             self._batch_norm(entry, f"batch_norms[{index}].")
+        for index, entry in enumerate(self._each(document, "allowed", dict) if "allowed" in document else ()):
+            for key in ("code", "where"):
+                self._typed(entry, key, str, f"allowed[{index}].")
         for index, entry in enumerate(self._each(document, "parity", dict)):
             self._parity(entry, f"parity[{index}].")
         for index, entry in enumerate(self._each(document, "runs_on", dict)):

@@ -35,6 +35,13 @@ def configure(parser: CommandParser) -> None:
         "--skip", default=[], action="append", metavar="RULE", help="fold without this rule; repeatable"
     )
     parser.option(
+        "--allow",
+        default=[],
+        action="append",
+        metavar="CODE",
+        help="convert although the audit says BNF-A010, say; repeatable",
+    )
+    parser.option(
         "--prune",
         action="store_true",
         default=False,
@@ -163,6 +170,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         monitor=options.monitor,
         dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),
+        allow=tuple(options.allow),
         prune=options.prune,
         opset=options.opset,
         source={"path": options.checkpoint, "sha256": checkpoint.sha256, "format": checkpoint.format},

@@ -36,6 +36,9 @@ def render_artifact(document: Document, style: Style) -> str:
     lines += [
         paragraph(f"rounding {text}", style, indent="  ", hanging=" " * 11) for text in _rounding(manifest)
     ]
+    for allowed in manifest.get("allowed", ()):
+        text = f"allowed  {allowed['code']} at {printable(allowed['where'])}"
+        lines.append(paragraph(text, style, indent="  ", hanging=" " * 11))
     if manifest["labels"]:
         lines.append(f"  labels   {len(manifest['labels'])}")
     parts = ["\n".join(lines), _tensors(manifest, style), _frames(manifest, style)]

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bnfold import finding as f
+from bnfold.errors import UsageError
 from bnfold.finding import Finding
 from bnfold.fold.report import BatchNormEntry, FoldReport
 from bnfold.statistics.audit import findings_of, in_order, owner
+from bnfold.statistics.causes import CATALOGUE
 from bnfold.statistics.checks import superseded_by
 from bnfold.statistics.subject import Subject
 
 
-def findings(module: Any, report: FoldReport) -> list[Finding]:
+def check_allowed(codes: Iterable[str]) -> frozenset[str]:
+    """The codes of causes that a conversion may have all the same.
+
+    Raises:
+        UsageError: BNF-U180 one is not of the catalogue.
+    """
+    allowed = frozenset((codes,) if isinstance(codes, str) else codes)
+    known = {cause.code for cause in CATALOGUE}
+    for code in sorted(allowed - known):
+        raise UsageError(
+            "BNF-U180",
+            f"{code!r} is no cause of the audit's",
+            where="allow",
+            fix="take the code from a finding: bnfold audit CKPT --model ...",
+        )
+    return allowed
+
+
+def findings(module: Any, report: FoldReport, allowed: Collection[str] = ()) -> list[Finding]:
     """What is wrong with parameters and population statistics: origin before consequence.
 
     A parameter that is not finite is an error though the outputs may be finite (a sigmoid hides an infinity).
@@ -23,6 +43,8 @@ def findings(module: Any, report: FoldReport) -> list[Finding]:
     Args:
         module: the ``nn.Module`` that was folded.
         report: what its fold came to.
+        allowed: codes whose errors are warnings here: somebody knows better. A BatchNorm that cannot be
+            frozen is an error all the same.
     """
     calls = [entry.name for entry in report.batch_norms]
     subject = in_order(Subject.of(module), calls)
@@ -33,6 +55,8 @@ def findings(module: Any, report: FoldReport) -> list[Finding]:
         if not layer.known or not run.isdisjoint((layer.name, *layer.aliases))
     )
     found = merged(findings_of(replace(subject, layers=layers)), report.findings, calls)
+    refused = {owner(entry.name) for entry in report.batch_norms if entry.status == "refused"}
+    found = [_allowed(one) if one.code in allowed and _layers(one).isdisjoint(refused) else one for one in found]
     if not f.passed(found):
         return found  # what is kept because a value is unusable needs no word of its own
     return f.by_severity(found + [_kept(entry) for entry in report.batch_norms if entry.status == "kept"])
@@ -58,6 +82,21 @@ def merged(audited: Sequence[Finding], folded: Sequence[Finding], calls: Sequenc
         later = (i for i, other in enumerate(ours) if place.get(_layer(other), -1) > at)
         ours.insert(next(later, len(ours)), finding)
     return f.by_severity(ours)
+
+
+def _allowed(finding: Finding) -> Finding:
+    if finding.severity != "error":
+        return finding
+    return replace(
+        finding,
+        severity="warning",
+        message=f"{finding.message}; allowed for this conversion",
+        evidence={**finding.evidence, "allowed": True},
+    )
+
+
+def _layers(finding: Finding) -> set[str]:
+    return {owner(name) for name in (*finding.evidence.get("layers", ()), _layer(finding))}
 
 
 def _layer(finding: Finding) -> str:

@@ -365,6 +365,45 @@ def test_pruning_from_the_command_line_and_from_the_configuration(
     assert "BNF-A034" in [finding["code"] for finding in flag["findings"]]
 
 
+SIAMESE = """
+import torch
+from torch import nn
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, left, right):
+        both = [self.body(side).mean((2, 3)) for side in (left, right)]
+        return self.head(both[0] - both[1])
+"""
+
+
+def test_a_cause_that_the_network_may_have_is_allowed(cli: Cli, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "siamese.py").write_text(SIAMESE)
+    entries = {key: value for key, value in state(0).items() if key.startswith(("body.0", "body.1"))}
+    torch.save({**entries, "head.weight": torch.randn(2, 4), "head.bias": torch.randn(2)}, tmp_path / "pair.pt")
+    call = ("convert", "pair.pt", "--model", "siamese.py:Siamese", "--input", "left=1x1x8x8",
+            "--input", "right=1x1x8x8", "--format", "json")  # fmt: skip
+    refused = cli(*call)
+    (finding,) = refused.document["findings"]
+    assert (refused.status, finding["code"], refused.document["artifacts"]) == (1, "BNF-A010", [])
+    assert "--allow BNF-A010" in finding["remedy"]
+    assert list(tmp_path.glob("pair.onnx*")) == []
+    passed = cli(*call, "--allow", "BNF-A010")
+    assert (passed.status, passed.document["passed"]) == (0, True)
+    assert ("BNF-A010", "warning") in [(one["code"], one["severity"]) for one in passed.document["findings"]]
+    told = [{"code": "BNF-A010", "where": finding["where"]}]
+    assert cli("inspect", "pair.onnx", "--format", "json").document["manifest"]["allowed"] == told
+    assert f"allowed  BNF-A010 at {finding['where']}" in cli("inspect", "pair.onnx").out
+    mistake = cli(*call, "--allow", "BNF-A999")
+    assert (mistake.status, mistake.document["error"]["code"]) == (2, "BNF-U180")
+
+
 def test_an_unknown_rule(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     for name, fix in (("nope", "bnfold rules lists them"), ("conv-backwards", "conv-backward")):

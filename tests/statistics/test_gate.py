@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bnfold.errors import UsageError
 from bnfold.finding import Finding
 from bnfold.fold import fold
 from bnfold.statistics import gate
@@ -48,6 +49,29 @@ def test_a_wrong_assignment_is_not_told_again_as_a_negative_variance() -> None:
     network.bn2.running_var.copy_(network.bn2.running_mean)
     assert (network.bn2.running_var < 0).any()
     assert found(network) == [("A016", "error", "bn2.running_var")]
+
+
+def test_an_allowed_cause_is_a_warning_and_what_cannot_be_frozen_still_an_error() -> None:
+    network = trained(Twice())
+    network.bn.num_batches_tracked.fill_(2 * STEPS)
+    assert found(network) == [("A010", "error", "bn.num_batches_tracked")]
+    report = fold(network, X).report
+    (told,) = gate.findings(network, report, {"BNF-A010"})
+    assert (told.code, told.severity, told.evidence["allowed"]) == ("BNF-A010", "warning", True)
+    assert gate.findings(network, report, {"BNF-A001"})[0].severity == "error"
+    network.bn.running_mean[0] = math.nan
+    report = fold(network, X).report
+    every = [(one.code, one.severity) for one in gate.findings(network, report, {"BNF-A001", "BNF-A010"})]
+    assert every == [("BNF-A001", "error"), ("BNF-A010", "error")]
+
+
+def test_only_causes_can_be_allowed() -> None:
+    assert gate.check_allowed(["BNF-A010", "BNF-A004"]) == {"BNF-A010", "BNF-A004"}
+    assert gate.check_allowed("BNF-A010") == {"BNF-A010"}
+    with pytest.raises(UsageError) as caught:
+        gate.check_allowed(["BNF-A010", "A010"])
+    assert (caught.value.code, caught.value.where) == ("BNF-U180", "allow")
+    assert "'A010'" in caught.value.what
 
 
 class Own(nn.Module):

@@ -83,7 +83,7 @@ def _shared(layer: Layer, uses: int, base: int | None) -> Finding:
         f"one BatchNorm is used at {uses} places{also}: its average mixes what they see ({counted}{against})",
         evidence(layer, aliases=list(layer.aliases), uses=uses, updates=layer.updates, usual=base),
         "train with a BatchNorm for each place; where the places see the same data, this is harmless: "
-        "compare them with bnfold diagnose",
+        f"compare them with bnfold diagnose, then convert with --allow {SHARED.code}",
     )
 
 

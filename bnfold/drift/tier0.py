@@ -12,7 +12,9 @@ most ``margin`` in root mean square, more for a short training. An alarm needs, 
 
     R^2 > g^2 + v + sqrt(((q - 1) v)^2 + (2 z g)^2 v / d),    v = (1/n + 1/n_ref) tr S / C,
 
-where the second term under the root is what gap and chance make together.
+where the second term under the root is what gap and chance make together. As tr S / C is at most 1, chance is
+never more than S brought to that trace makes, known for sure: in a fully connected layer, where it is 1, this
+is what decides.
 
 *Channel.* One channel's mean, against the bound 1 on its deviation.
 
@@ -45,8 +47,8 @@ Array = NDArray[np.float64]
 ALPHA = 0.01
 MARGIN = 0.05
 _CLIP = 3.0
-_SHARES = {"shift": 0.8, "channel": 0.1, "spread": 0.1}
-_SCALE = 0.4  # of alpha: taken from the shift's share in a layer whose scale is known
+_SHARES = {"shift": 0.9, "channel": 0.05, "spread": 0.05}
+_SCALE = 0.45  # of alpha: taken from the shift's share in a layer whose scale is known
 _CHANNEL_MARGIN = 4.0  # times the margin: a single channel's gap, where the layer's mean square is the margin
 _SPREAD_MARGIN = 0.25
 _SHORT = 16.0  # batches: an average over T batches adds (this / T)^1.5 to the margin
@@ -54,7 +56,9 @@ _LARGEST = 3.0  # times the margin, at most: a recalibration has a small T as we
 _SURE_TAIL = 0.02  # of a larger one a skewed law's quantile may lie below a less skewed one's
 _KNOWN = 1e9  # degrees of freedom of a trace that is known
 _ALONG = 2.5  # standard deviations of chance along the gap
-_UNSEEN = 8.0  # n frames tell a trace with at most (n - 1)^2 / this degrees of freedom
+_LARGEST_TRACE = 1.0  # of tr S / C: the variance between frames is at most that between positions of all
+_UNSEEN = 500.0  # n frames tell a trace with at most (n - 1)^3 / this degrees of freedom,
+_LEAST_KNOWN = 6.0  # or this many
 _LEAST_P = 1e-300
 
 
@@ -187,8 +191,9 @@ def possible(
     z = np.clip(values, -_CLIP, _CLIP)
     energy = np.square(z)
 
-    def beyond(mean: Array, square: Array) -> NDArray[np.bool_]:
+    def beyond(mean: Array, square: Array, largest: float = math.inf) -> NDArray[np.bool_]:
         trace = np.add.reduceat(square - mean * mean, begins) / counts * len(z) / (len(z) - 1)
+        trace = np.minimum(trace, largest)
         return np.asarray(
             np.add.reduceat(mean * mean, begins) / counts > gap * gap + least * noise * trace * (1 - 1e-6)
         )
@@ -196,7 +201,7 @@ def possible(
     mean, square = z.mean(axis=0, dtype=np.float64), energy.mean(axis=0, dtype=np.float64)
     bound = normal_quantile(1 - alpha * _SHARES["channel"] / (2 * counts.sum())) * np.sqrt(noise)
     found = (
-        beyond(mean, square)
+        beyond(mean, square, _LARGEST_TRACE)
         | (np.maximum.reduceat(np.abs(mean), begins) > _CHANNEL_MARGIN * gap + bound)
         | (np.add.reduceat(square, begins) / counts > 1 + _SPREAD_MARGIN)
     )
@@ -220,12 +225,12 @@ def _layer(
     mean = z.mean(axis=0)
     noise = 1 / n + 1 / behind
     scale = _SCALE if single else 0.0
-    shift = _shift(z, noise, gap, alpha * (_SHARES["shift"] - scale) / family)
+    shift = _shift(z, noise, gap, alpha * (_SHARES["shift"] - scale) / family, _LARGEST_TRACE, not single)
     whole = _SHARES["shift"] * family
     parts = {"shift": (shift.p, (_SHARES["shift"] - scale) / whole)}
     strongest = shift.strength
     if single:
-        second = _shift((np.square(z) - 1) / math.sqrt(2), noise, gap, alpha * scale / family)
+        second = _shift((np.square(z) - 1) / math.sqrt(2), noise, gap, alpha * scale / family, unseen=False)
         parts["scale"] = (second.p, scale / whole)
         strongest = max(strongest, second.strength)
 
@@ -266,20 +271,48 @@ class _Shift:
     shape: Spectrum
 
 
-def _shift(values: Array, noise: float, gap: float, tail: float) -> _Shift:
+def _shift(
+    values: Array, noise: float, gap: float, tail: float, largest: float = math.inf, unseen: bool = True
+) -> _Shift:
+    """Of frames (n, channels).
+
+    Args:
+        noise: what a mean varies by, in units of one frame's variance.
+        gap: root mean square of the means that is no drift.
+        tail: for the threshold.
+        largest: what tr S / C can be without drift.
+        unseen: as for :func:`spectrum`.
+    """
     mean = values.mean(axis=0)
-    shape = spectrum(values - mean)
     found = float(np.square(mean).mean())
+    shape = spectrum(values - mean, unseen=unseen)
+    laws = [shape] if math.isinf(largest) else [shape, shape.known_at(largest)]
+    threshold, shape = min(((_threshold(law, noise, gap, tail), law) for law in laws), key=lambda one: one[0])
+    p = min(_tail(law, noise, gap, found) for law in laws)
+    strength = math.sqrt(found / threshold) if threshold > 0 else 0.0
+    effect = math.sqrt(max(found - laws[0].trace * noise, 0.0))
+    return _Shift(effect, threshold, strength, p, shape)
+
+
+def _threshold(shape: Spectrum, noise: float, gap: float, tail: float) -> float:
+    """Of R^2."""
     average = shape.trace * noise
     chance = noise * shape.quantile(tail)
-    along = 2 * _ALONG * gap * math.sqrt(average / shape.degrees)
-    threshold = gap * gap + average + math.hypot(chance - average, along)
-    strength = math.sqrt(found / threshold) if threshold > 0 else 0.0
-    beyond = found - gap * gap - average
-    p = 1.0
-    if beyond > along:  # the tail for which the threshold would be what was found
-        p = max(shape.tail((average + math.sqrt(beyond**2 - along**2)) / noise), _LEAST_P)
-    return _Shift(math.sqrt(max(found - average, 0.0)), threshold, strength, p, shape)
+    return gap * gap + average + math.hypot(chance - average, _along(shape, noise, gap))
+
+
+def _tail(shape: Spectrum, noise: float, gap: float, found: float) -> float:
+    """The tail for which the threshold would be what was found."""
+    average = shape.trace * noise
+    beyond, along = found - gap * gap - average, _along(shape, noise, gap)
+    if beyond <= along:
+        return 1.0
+    return max(shape.tail((average + math.sqrt(beyond**2 - along**2)) / noise), _LEAST_P)
+
+
+def _along(shape: Spectrum, noise: float, gap: float) -> float:
+    """What gap and chance make together."""
+    return 2 * _ALONG * gap * math.sqrt(shape.trace * noise / shape.degrees)
 
 
 @dataclass(frozen=True)
@@ -290,13 +323,15 @@ class Spectrum:
         trace, square, cube: tr S / C, tr S^2 / C^2, tr S^3 / C^3.
         known: degrees of freedom with which the frames tell the trace: 2 over its squared relative error. It
             is smaller where few frames hold most of the energy, and where there are few frames: that none of
-            8 lies far out does not say that none does.
+            16 lies far out does not say that none does.
+        normal: what ``known`` is for normal frames.
     """
 
     trace: float
     square: float
     cube: float
     known: float
+    normal: float
 
     @property
     def degrees(self) -> float:
@@ -317,13 +352,18 @@ class Spectrum:
         scale, directions = self._law
         return f_tail((quantile - self.trace + scale) / scale, directions, self.known)
 
+    def known_at(self, trace: float) -> Spectrum:
+        """The same directions with another tr S / C, which is known: they are not, and count as normal."""
+        factor = trace / max(self.trace, 1e-30)
+        return Spectrum(trace, self.square * factor**2, self.cube * factor**3, self.normal, self.normal)
+
     @property
     def _law(self) -> tuple[float, float]:
         return self.square**2 / self.cube, self.square**3 / self.cube**2
 
 
-def spectrum(centred: Array) -> Spectrum:
-    """Of centred frames (n, channels).
+def spectrum(centred: Array, *, unseen: bool = True) -> Spectrum:
+    """Of centred frames (n, channels); ``unseen``: whether others may lie far out of which n show none.
 
     The Gram matrix without its diagonal gives unbiased traces of powers; the diagonal has fourth moments.
     """
@@ -340,8 +380,9 @@ def spectrum(centred: Array) -> Spectrum:
     cube = min(max(cube, square * square / max(trace, 1e-30)), square**1.5)
     normal = max(trace * trace / square, 1.0) * (n - 1)
     known = normal if error <= 0 else min(normal, max(2 * trace * trace / error, 2.0))
-    known = min(known, max((n - 1) ** 2 / _UNSEEN, 1.0))
-    return Spectrum(trace, square, cube, known)
+    if unseen:
+        known = min(known, max((n - 1) ** 3 / _UNSEEN, _LEAST_KNOWN))
+    return Spectrum(trace, square, cube, known, normal)
 
 
 def detectable(threshold: float, shape: Spectrum, noise: float) -> float:

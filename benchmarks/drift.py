@@ -1,7 +1,7 @@
 """What bnfold.drift says without drift, and with it: false alarms, power, blame, run lengths, delays.
 
     python benchmarks/drift.py --data FOLDER_OF_MNIST_IDX_FILES [--only NAME,NAME] [--parts PART,PART]
-        [--draws 100]
+        [--draws 100] [--pool 0]
 
 `make bench-drift DATA=FOLDER` runs all of it, and the peers (drift_peers.py). Windows and calibration sets
 are drawn from held-out frames, whose taps are computed once. Every draw has its own calibration set, so that
@@ -10,6 +10,8 @@ power; the share that was judged is stated.
 
 Prints tables; every row is kept in out/drift as it is done, and a second run computes only those that are not
 there.
+
+What was chosen by rates, tier 0's constants, was chosen on other frames: ``--pool 1``. Pool 0 confirms.
 """
 
 from __future__ import annotations
@@ -155,12 +157,14 @@ def main() -> int:
     parser.add_argument("--parts", default=",".join(PARTS), help="with commas")
     parser.add_argument("--draws", type=int, default=100, help="calibration sets per size of the null part")
     parser.add_argument("--frames", type=int, default=3000, help="held-out frames to draw from")
+    parser.add_argument("--pool", type=int, default=0, help="other held-out frames of the same kind: 1, 2")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.only.split(","):
-        subject = SUBJECTS[name](options.data, options.frames)
+        subject = SUBJECTS[name](options.data, options.frames, options.pool)
         clean, reference = pool_of(subject, subject.frames)
-        bench = Bench(subject, clean, reference, Record.of(CACHE, name), options.draws)
+        record = f"{name}_{options.pool}" if options.pool else name
+        bench = Bench(subject, clean, reference, Record.of(CACHE, record), options.draws)
         print(
             f"\n{name}: {reference.channels:,} channels in {len(reference.layers)} layers, "
             f"error {bench.before:.3f}, {tails(clean.taps)}"

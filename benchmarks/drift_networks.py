@@ -83,12 +83,12 @@ def corrupted(
     return {name: lambda name=name: (CORRUPTIONS[name](frames[:few]), answers[:few]) for name in names}
 
 
-def _digits(folder: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _digits(folder: Path, count: int, pool: int) -> tuple[torch.Tensor, torch.Tensor]:
     """MNIST's test digits, shuffled: its first half is of other writers than its second."""
     import mnist
 
     images, labels = mnist.load(folder, "test")
-    order = np.random.default_rng(0).permutation(len(images))[:count]
+    order = np.random.default_rng(0).permutation(len(images))[pool * count : (pool + 1) * count]
     return (
         torch.from_numpy(images[order, None].astype(np.float32) / 255),
         torch.from_numpy(labels[order].astype(np.int64)),
@@ -127,33 +127,33 @@ def _scanned(side: int) -> Callable[[], Shifted]:
     return make
 
 
-def _of_digits(name: str, module: nn.Module, folder: Path, count: int) -> Subject:
-    frames, labels = _digits(folder, count)
+def _of_digits(name: str, module: nn.Module, folder: Path, count: int, pool: int) -> Subject:
+    frames, labels = _digits(folder, count, pool)
     real = {"scikit-learn's digits, 28 x 28": _scanned(28), "the same, 20 x 20 in the middle": _scanned(20)}
     return Subject(name, module, frames, labels, corrupted(frames, labels), real)
 
 
-def mlp(folder: Path, count: int) -> Subject:
+def mlp(folder: Path, count: int, pool: int = 0) -> Subject:
     module = _loaded(
         _from(MODELS / "mnist_mlp" / "model.py", "after"), MODELS / "mnist_mlp" / "after.safetensors"
     )
-    return _of_digits("mnist_mlp", module, folder, count)
+    return _of_digits("mnist_mlp", module, folder, count, pool)
 
 
-def mobilenet(folder: Path, count: int) -> Subject:
+def mobilenet(folder: Path, count: int, pool: int = 0) -> Subject:
     home = MODELS / "mnist_mobilenet"
     module = _loaded(_from(home / "model.py", "mobilenet"), home / "mobilenet.safetensors")
-    return _of_digits("mnist_mobilenet", module, folder, count)
+    return _of_digits("mnist_mobilenet", module, folder, count, pool)
 
 
-def densenet(folder: Path, count: int) -> Subject:
+def densenet(folder: Path, count: int, pool: int = 0) -> Subject:
     from models import ARCHITECTURES
 
     module = _loaded(ARCHITECTURES["densenet"][0], MODELS / "architectures" / "densenet.safetensors")
-    return _of_digits("densenet", module, folder, count)
+    return _of_digits("densenet", module, folder, count, pool)
 
 
-def robot(folder: Path, count: int) -> Subject:
+def robot(folder: Path, count: int, pool: int = 0) -> Subject:
     """A regression; the shifts are its other environments, rendered anew."""
     sys.path.insert(0, str(MODELS / "robot_camera"))
     import camera
@@ -173,10 +173,10 @@ def robot(folder: Path, count: int) -> Subject:
 
     new = {
         name: lambda name=name, seed=seed: rendered(name, SHIFTED, seed)
-        for seed, name in enumerate(camera.ENVIRONMENTS, start=100)
+        for seed, name in enumerate(camera.ENVIRONMENTS, start=1000 * pool + 100)
         if name != "home"
     }
-    return Subject("robot_camera", module, *rendered("home", count, 99), new, share=0.6)
+    return Subject("robot_camera", module, *rendered("home", count, 1000 * pool + 99), new, share=0.6)
 
 
 # A forward pass of natural_crops takes a while: of each kind of corruption the strong ones.
@@ -188,7 +188,7 @@ _FEW = ("noise 0.1", "noise 0.3", "impulse 0.05", "brightness -0.2", "brightness
 _FEWER = 1500
 
 
-def natural(folder: Path, count: int) -> Subject:
+def natural(folder: Path, count: int, pool: int = 0) -> Subject:
     """17,056 channels; trained on the first call (minutes), then kept."""
     import natural_crops
 
@@ -199,13 +199,13 @@ def natural(folder: Path, count: int) -> Subject:
         kept.parent.mkdir(parents=True, exist_ok=True)
         save_file(module.state_dict(), str(kept))
     module = _loaded(lambda: natural_crops.MobileNetV2(len(images)), kept)
-    frames, labels = natural_crops.crops(min(count, _FEWER), 7, images)
+    frames, labels = natural_crops.crops(min(count, _FEWER), 1000 * pool + 7, images)
     return Subject("natural_crops", module, frames, labels, corrupted(frames, labels, _FEW), share=0.4)
 
 
-def flashes(folder: Path, count: int) -> Subject:
+def flashes(folder: Path, count: int, pool: int = 0) -> Subject:
     """natural_crops, where one frame in fifty is overexposed: rare frames far out in many channels."""
-    plain = natural(folder, count)
+    plain = natural(folder, count, pool)
     frames = plain.frames.clone()
     hit = np.random.default_rng(3).uniform(size=len(frames)) < 0.02
     frames[hit] = (4 * frames[hit]).clamp(0, 1)
@@ -214,7 +214,7 @@ def flashes(folder: Path, count: int) -> Subject:
     )
 
 
-SUBJECTS: dict[str, Callable[[Path, int], Subject]] = {
+SUBJECTS: dict[str, Callable[..., Subject]] = {
     "mnist_mlp": mlp,
     "mnist_mobilenet": mobilenet,
     "densenet": densenet,

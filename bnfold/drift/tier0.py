@@ -58,7 +58,7 @@ _KNOWN = 1e9  # degrees of freedom of a trace that is known
 _ALONG = 2.5  # standard deviations of chance along the gap
 _LARGEST_TRACE = 1.0  # of tr S / C: the variance between frames is at most that between positions of all
 _UNSEEN = 500.0  # n frames tell a trace with at most (n - 1)^3 / this degrees of freedom,
-_LEAST_KNOWN = 6.0  # or this many
+_LEAST_KNOWN = 4.0  # or this many
 _LEAST_P = 1e-300
 
 

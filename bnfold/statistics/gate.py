@@ -56,7 +56,9 @@ def findings(module: Any, report: FoldReport, allowed: Collection[str] = ()) -> 
     )
     found = merged(findings_of(replace(subject, layers=layers)), report.findings, calls)
     refused = {owner(entry.name) for entry in report.batch_norms if entry.status == "refused"}
-    found = [_allowed(one) if one.code in allowed and _layers(one).isdisjoint(refused) else one for one in found]
+    found = [
+        _allowed(one) if one.code in allowed and _layers(one).isdisjoint(refused) else one for one in found
+    ]
     if not f.passed(found):
         return found  # what is kept because a value is unusable needs no word of its own
     return f.by_severity(found + [_kept(entry) for entry in report.batch_norms if entry.status == "kept"])

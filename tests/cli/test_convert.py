@@ -386,7 +386,8 @@ def test_a_cause_that_the_network_may_have_is_allowed(cli: Cli, tmp_path: Path) 
 
     (tmp_path / "siamese.py").write_text(SIAMESE)
     entries = {key: value for key, value in state(0).items() if key.startswith(("body.0", "body.1"))}
-    torch.save({**entries, "head.weight": torch.randn(2, 4), "head.bias": torch.randn(2)}, tmp_path / "pair.pt")
+    entries |= {"head.weight": torch.randn(2, 4), "head.bias": torch.randn(2)}
+    torch.save(entries, tmp_path / "pair.pt")
     call = ("convert", "pair.pt", "--model", "siamese.py:Siamese", "--input", "left=1x1x8x8",
             "--input", "right=1x1x8x8", "--format", "json")  # fmt: skip
     refused = cli(*call)

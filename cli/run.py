@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import BnfoldError, InputError, UsageError
+from bnfold.errors import ArtifactError, BnfoldError, InputError, UsageError
 from bnfold.finding import Finding
 from bnfold.report import Style
 from bnfold.report.answers import render_answers, render_self_test
@@ -107,6 +107,9 @@ def _open(options: argparse.Namespace) -> tuple[Model, list[Finding]]:
     try:
         model = Model(data, document, threads=options.threads, runtime=options.runtime)
     except BnfoldError as error:
+        if changed and isinstance(error, ArtifactError):  # that is why, whatever the interpreter says of it
+            (told,) = changed
+            raise ArtifactError(told.code, told.message, where=told.where, fix=told.remedy) from error
         error.where = error.where or options.artifact
         raise
     return model, changed

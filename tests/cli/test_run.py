@@ -132,6 +132,11 @@ def test_the_self_test_of_a_changed_file_shows_whether_it_answers_alike(
         refused = cli("run", *arguments)
         assert (refused.status, refused.out) == (2, "")
         assert refused.err.startswith("error[BNF-M007]")
+    # one that no interpreter takes is said to be changed, not to need another interpreter
+    Path("no.onnx").write_bytes(halves.read_bytes().replace(b"Flatten", b"Flitten"))
+    refused = cli("run", "no.onnx", "--self-test")
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.err.startswith("error[BNF-M007]")
     Path("half.onnx").write_bytes(halves.read_bytes()[:100])
     assert cli("run", "half.onnx", "--self-test").status == 2
 

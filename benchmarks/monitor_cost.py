@@ -28,6 +28,7 @@ from full_size import FULL_SIZE  # noqa: E402
 
 import bnfold  # noqa: E402
 from bnfold.drift import Baseline, Monitor  # noqa: E402
+from bnfold.drift.layout import layout_of  # noqa: E402
 from bnfold.drift.reference import Reference  # noqa: E402
 from bnfold.manifest import read  # noqa: E402
 
@@ -71,7 +72,10 @@ def monitor_cost(path: Path) -> tuple[float, int]:
     reference = Reference.from_json(read(path)["drift_reference"])
     random_ = np.random.default_rng(0)
     alive = sum(int(layer.alive.sum()) for layer in reference.layers)
-    held_out = Baseline.of(0.3 * random_.standard_normal((HELD_OUT, alive)))
+    pictures = random_.random((HELD_OUT, 3, 224, 224), dtype=np.float32)
+    held_out = Baseline.of(
+        0.3 * random_.standard_normal((HELD_OUT, alive)), layout=layout_of({"image": pictures})
+    )
     monitor = Monitor(reference, baseline=held_out, arl=1000)
     frames = [
         [

@@ -33,6 +33,7 @@ ARCHITECTURES = ROOT / "sample_models" / "architectures"
 sys.path[:0] = [str(ROOT), str(ARCHITECTURES)]
 
 import bnfold  # noqa: E402
+from bnfold.runtime.coldstart import peak_memory  # noqa: E402
 
 
 def networks() -> dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]]:
@@ -100,9 +101,7 @@ def peak(name: str, size: int, count: int) -> None:
     factory, shape = networks()[name]
     module = factory().eval()
     bnfold.recalibrate(module, batches(shape, size, count))
-    # not getrusage: what the parent held before it became this process counts there
-    status = Path("/proc/self/status").read_text().splitlines()
-    print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) // 1024)
+    print((peak_memory() or 0) >> 20)
 
 
 def main() -> int:

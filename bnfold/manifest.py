@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA", "Manifest", "Target", "detect", "embed", "embed_onnx", "embed_tflite", "examine", "pack_array",
-    "parse", "read", "read_bytes", "strip", "unpack_array",
+    "parse", "read", "read_bytes", "refusal", "strip", "unpack_array",
 ]  # fmt: skip
 
 Manifest: TypeAlias = dict[str, Any]
@@ -78,8 +78,13 @@ def parse(data: Data, *, where: str = "artifact") -> Manifest:
     """
     manifest, changed = examine(data, where=where)
     for finding in changed:
-        raise ArtifactError(finding.code, finding.message, where=where, fix=finding.remedy)
+        raise refusal(finding)
     return manifest
+
+
+def refusal(changed: Finding) -> ArtifactError:
+    """The error for a file that :func:`examine` found changed."""
+    return ArtifactError(changed.code, changed.message, where=changed.where, fix=changed.remedy)
 
 
 def examine(data: Data, *, where: str = "artifact") -> tuple[Manifest, list[Finding]]:

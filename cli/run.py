@@ -108,8 +108,7 @@ def _open(options: argparse.Namespace) -> tuple[Model, list[Finding]]:
         model = Model(data, document, threads=options.threads, runtime=options.runtime)
     except BnfoldError as error:
         if changed and isinstance(error, ArtifactError):  # that is why, whatever the interpreter says of it
-            (told,) = changed
-            raise ArtifactError(told.code, told.message, where=told.where, fix=told.remedy) from error
+            raise manifest.refusal(changed[0]) from error
         error.where = error.where or options.artifact
         raise
     return model, changed

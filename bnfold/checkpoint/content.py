@@ -48,7 +48,7 @@ def examine(path: Path) -> Container:
     Raises:
         CheckpointError: L001, L003 to L008, L026: the file is not there, or is not a checkpoint.
     """
-    name = clip_path(path.name or path)  # "." and "/" have none
+    name = _called(path)
     status = _stat(path)
     if stat.S_ISDIR(status.st_mode):
         inside = [file for file in _names(path) if file.endswith((".safetensors", ".pt", ".pth", ".ckpt"))]
@@ -119,6 +119,11 @@ def _cannot_open(path: Path, error: OSError) -> CheckpointError:
     )
 
 
+def _called(path: Path) -> str:
+    """A path's name for messages; "." and "/" have none."""
+    return clip_path(path.name or path)
+
+
 def _recognise(path: Path, head: bytes, size: int) -> Container:
     if head.startswith(_ZIP):
         return "zip"
@@ -145,7 +150,7 @@ def _recognise(path: Path, head: bytes, size: int) -> Container:
 
 def _something_else(path: Path, head: bytes, size: int) -> CheckpointError | None:
     """The refusal of a file whose kind is known and is no checkpoint."""
-    name = clip_path(path.name or path)  # "." and "/" have none
+    name = _called(path)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(_LFS):
         real = re.search(rb"^size (\d+)", text, re.MULTILINE)

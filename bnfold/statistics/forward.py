@@ -5,8 +5,8 @@ Only BatchNorm calls are answered otherwise than in eval mode: dropout and all e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.statistics import skipped as skip
+from bnfold.statistics.answers import Alone, Answers, Stop
 from bnfold.statistics.batches import Batch
 from bnfold.statistics.observe import Call, answering
 from bnfold.statistics.packed import Gathered, Packed
@@ -56,17 +57,7 @@ class Site:
     eps: float = 1e-5
 
 
-class _Stop(BaseException):
-    """Ends a forward pass from inside; no ``except Exception`` of a network catches it."""
-
-
-class _Alone(_Stop):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-
-
-class _Blame(_Stop):
+class _Blame(Stop):
     def __init__(self, name: str, rows: list[int], reason: str) -> None:
         super().__init__()
         self.name, self.rows, self.reason = name, rows, reason
@@ -121,7 +112,7 @@ class Forward:
                 continue
             try:
                 return self._run(rest, wanted, done, until), skipped
-            except _Alone as alone:
+            except Alone as alone:
                 skipped.append(skip.lone(rest, alone.name))
                 rest = None
             except _Blame as blame:
@@ -136,39 +127,13 @@ class Forward:
         return Seen(), skipped
 
     def _run(self, batch: Batch, wanted: set[Target] | None, done: frozenset[Target], until: int) -> Seen:
-        targets: list[Target] = []
         seen = self._gathered
-        alone: str | None = None
-        calls = 0
-
-        def answer(call: Call) -> Tensor:
-            nonlocal alone, calls
-            calls += 1
-            target = self.target(call)
-            if target is None or target in done:
-                return call.in_eval()
-            if alone is not None:
-                raise _Alone(alone)
-            values, like = call.input, call.running_mean
-            assert like is not None  # it has a target
-            pooled = wanted is None or target in wanted
-            room = seen.room(target, values, like) if pooled else BatchMoments.room(values, like.dtype)
-            moments = self._moments(values, room)
-            if pooled:
-                targets.append(target)
-                if len(seen) == until:
-                    raise _Stop
-            if moments.count == 1 and wanted is None:
-                alone = self.sites[target].calls[0]
-            return call.by_statistics(*moments.rows)
 
         def attempt(*, named: bool) -> int:
-            nonlocal alone, calls
-            targets.clear()
-            seen.clear()
-            alone, calls = None, 0
-            self.run(batch, answer, named=named)
-            return calls
+            answers = Answers(seen, self._moments, self.target, self.sites, wanted, done, until)
+            with nullcontext() if named else answers.in_layers(self.module):
+                self.run(batch, answers, named=named)
+            return answers.calls
 
         # Once names are known, a pass without them takes less time; it has to see as many calls.
         if self._calls is None or not self._quick:
@@ -178,7 +143,7 @@ class Forward:
             if (len(seen) != until) if until else (quick != self._calls):
                 self._calls = attempt(named=True)
                 self._quick = self._calls == quick
-        result = Seen(batch.frames, tuple(targets), seen.packed())
+        result = Seen(batch.frames, seen.targets, seen.packed())
         if not result.moments.fits(*self._limits(result.targets)):
             self._blame(batch, wanted, done)
         return result
@@ -195,12 +160,14 @@ class Forward:
             UsageError: forward fails on the batch (BNF-U120).
         """
         try:
-            watched = self._watching() if named else nullcontext()
-            with torch.no_grad(), watched, answering(self.module, answer, named=named):
-                return batch.run(self.module)
-        except (_Alone, _Blame):
+            with torch.no_grad(), answering(self.module, answer, named=named) as paths:
+                try:
+                    return batch.run(self.module)
+                finally:
+                    self._entered |= paths.entered
+        except (Alone, _Blame):
             raise
-        except _Stop:
+        except Stop:
             return None
         except BnfoldError:
             raise
@@ -224,22 +191,6 @@ class Forward:
             for mean, (name, _) in self._holders.items()
             if mean not in read and name not in self.foreign
         }
-
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """Note inside which of the modules that hold statistics run."""
-
-        def noting(name: str) -> Callable[[nn.Module, Any], None]:
-            return lambda module, arguments: self._entered.add(name)
-
-        handles = [
-            inner.register_forward_pre_hook(noting(name)) for name, inner in self._holders.values()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def target(self, call: Call) -> Target | None:
         """The statistics that a call reads; None where they are none of the module's, which is noted."""

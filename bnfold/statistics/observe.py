@@ -77,14 +77,19 @@ class Call(NamedTuple):
 
     def by_statistics(self, mean: Tensor, variance: Tensor) -> Tensor:
         """What it gives in eval mode with other statistics, in shape and dtype like its own."""
-        return _OPERATOR(
-            self.input, self.weight, self.bias, mean, variance, False, 0.0, self.eps,
-            self.input.is_cuda and torch.backends.cudnn.enabled,
-        )  # fmt: skip
+        return by_statistics(self.input, self.weight, self.bias, mean, variance, self.eps)
 
     def values(self) -> Tensor:
         """The input as a matrix of shape (values, channels)."""
         return self.input.detach().movedim(1, -1).reshape(-1, self.input.shape[1])
+
+
+def by_statistics(
+    values: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
+    """Values of shape (frames, channels, ...) normalised by statistics of shape (channels,)."""
+    cudnn = values.is_cuda and torch.backends.cudnn.enabled
+    return _OPERATOR(values, weight, bias, mean, variance, False, 0.0, eps, cudnn)
 
 
 Answer = Callable[[Call], Tensor]
@@ -92,7 +97,7 @@ _REPLACED = threading.Lock()
 
 
 @contextmanager
-def answering(module: nn.Module, answer: Answer, *, named: bool = True) -> Iterator[None]:
+def answering(module: nn.Module, answer: Answer, *, named: bool = True) -> Iterator[Paths]:
     """Give every BatchNorm call inside to ``answer``; what it returns is what the network goes on with.
 
     Names begin anew with each call of ``module``. Not for several threads.
@@ -103,16 +108,19 @@ def answering(module: nn.Module, answer: Answer, *, named: bool = True) -> Itera
         named: without names a pass costs next to nothing more than without this; but then a call that
             reaches the operator by any other name than ``torch.batch_norm`` is not caught. Whoever gives up
             the names compares the number of calls with that of a named pass.
+
+    Yields:
+        Which modules have run; without names, none.
     """
     if not named and _REPLACED.acquire(blocking=False):  # one thread at a time has it replaced
         try:
             with _replaced(answer):
-                yield
+                yield Paths()
         finally:
             _REPLACED.release()
         return
     with watching(module) as paths, _Mode(paths, answer):
-        yield
+        yield paths
 
 
 @contextmanager
@@ -165,10 +173,11 @@ def _replaced(answer: Answer) -> Iterator[None]:
 
 
 class Paths:
-    """Which module is running, and how often each name has called."""
+    """Which module is running, which have run, and how often each name has called."""
 
     def __init__(self) -> None:
         self.stack: list[tuple[str, bool]] = []
+        self.entered: set[str] = set()
         self.seen: Counter[str] = Counter()
 
     @property
@@ -177,10 +186,13 @@ class Paths:
         return self.stack[-1][0] if self.stack else ""
 
     def _watch(self, name: str, module: nn.Module) -> Iterable[Any]:
+        place = name, is_batch_norm(module)
+
         def enter(module: nn.Module, arguments: Any) -> None:
             if not self.stack:
                 self.seen.clear()
-            self.stack.append((name, is_batch_norm(module)))
+            self.stack.append(place)
+            self.entered.add(name)
 
         def leave(module: nn.Module, arguments: Any, result: Any) -> None:
             self.stack.pop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.reduction import BatchMoments
+from bnfold.statistics.targets import Target
 
 Array = NDArray[np.float64]
 _TOGETHER = 16  # batches that are merged at once
@@ -63,66 +65,96 @@ class Packed:
         ]
 
 
+class Step(NamedTuple):
+    """One call on the way through a network.
+
+    Attributes:
+        mean, variance: the statistics that it reads.
+        target: what it pools into.
+        room: for its moments.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    target: Target
+    room: BatchMoments
+
+
 class Gathered:
     """The moments of the calls of one batch, while it runs; the next batch takes the same memory."""
 
     def __init__(self) -> None:
-        self._slots: list[BatchMoments] = []
-        self._keys: list[object] = []
+        self._steps: list[Step] = []
         self._calls = 0
-        self._joint: _Joint | None = None  # the memory of all slots, once it is known how many there are
+        self._joint: _Joint | None = None  # the memory of all steps, once it is known how many there are
 
     def __len__(self) -> int:
         return self._calls
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Of the calls so far."""
+        if self._joint is not None and self._calls == len(self._steps):
+            return self._joint.targets
+        return tuple(step.target for step in self._steps[: self._calls])
 
     def clear(self) -> None:
         """Before another batch."""
         self._calls = 0
 
-    def room(self, key: object, values: Tensor, like: Tensor) -> BatchMoments:
+    def again(self, mean: Tensor | None, variance: Tensor | None) -> Step | None:
+        """One more call, where the last batch came by with the same statistics at this place."""
+        if self._calls < len(self._steps):
+            step = self._steps[self._calls]
+            if step.mean is mean and step.variance is variance:
+                self._calls += 1
+                return step
+        return None
+
+    def room(self, mean: Tensor, variance: Tensor, target: Target, values: Tensor) -> BatchMoments:
         """For the moments of one more call.
 
         Args:
-            key: calls with the same one have as many channels, on one device.
-            values: shape (frames, channels, ...).
-            like: has the dtype that the call takes statistics in.
+            mean, variance: that it reads, in the dtype that it takes statistics in.
+            target: what it pools into; calls with the same one have as many channels, on one device.
+            values: its input, shape (frames, channels, ...).
         """
-        number = self._calls
+        place = self._calls
         self._calls += 1
-        if number < len(self._slots) and self._keys[number] is key:
-            return self._slots[number]
-        slot = BatchMoments.room(values, like.dtype)
-        self._slots[number:], self._keys[number:] = [slot], [key]
+        if place < len(self._steps) and self._steps[place].target == target:
+            return self._steps[place].room
+        step = Step(mean, variance, target, BatchMoments.room(values, mean.dtype))
+        self._steps[place:] = [step]
         self._joint = None
-        return slot
+        return step.room
 
     def packed(self) -> Packed:
         """All of them."""
-        if self._calls != len(self._slots) or not self._slots:
-            return Packed.of(self._slots[: self._calls])
+        if self._calls != len(self._steps) or not self._steps:
+            return Packed.of([step.room for step in self._steps[: self._calls]])
         if self._joint is None:
-            self._joint = _Joint(self._slots)
-            self._slots = self._joint.slots
+            self._joint = _Joint(self._steps)
+            self._steps = self._joint.steps
         return self._joint.packed()
 
 
 class _Joint:
-    """Some moments, moved to memory that lies together: all are brought to the CPU as one array."""
+    """The steps of a batch, with memory that lies together: all is brought to the CPU as one array."""
 
-    def __init__(self, moments: Sequence[BatchMoments]) -> None:
-        self._memory = torch.cat([one.both.reshape(-1) for one in moments])
-        self._widths = [one.both.shape[1] for one in moments]
-        sizes = [2 * width for width in self._widths]
-        self.slots = [
-            BatchMoments(part.view(2, -1), one.rounded, one.count)
-            for part, one in zip(torch.split(self._memory, sizes), moments, strict=True)
+    def __init__(self, steps: Sequence[Step]) -> None:
+        rooms = [step.room for step in steps]
+        self._both = torch.cat([room.both for room in rooms], dim=1)
+        self._widths = [room.both.shape[1] for room in rooms]
+        parts = torch.split(self._both, self._widths, dim=1)
+        self.steps = [
+            step._replace(room=BatchMoments(part, step.room.rounded, step.room.count))
+            for part, step in zip(parts, steps, strict=True)
         ]
-        places = np.split(np.arange(len(self._memory)), np.cumsum(sizes)[:-1])
-        self._order = np.concatenate([place.reshape(2, -1) for place in places], axis=1)
+        self.targets = tuple(step.target for step in steps)
 
     def packed(self) -> Packed:
-        both = self._memory.cpu().numpy().take(self._order)
-        return Packed([slot.count for slot in self.slots], self._widths, both)
+        both = self._both.cpu().numpy().copy()  # the next batch writes over the memory
+        return Packed([step.room.count for step in self.steps], self._widths, both)
 
 
 class Total:

@@ -159,10 +159,9 @@ def _reduced(values: Tensor, space: _Space, into: BatchMoments) -> BatchMoments:
         into.mean.copy_(mean)
         into.variance.copy_(variance)
     else:
-        share = 1 / into.count
-        torch.sum(flat, axis, out=into.mean).mul_(share)
+        torch.mean(flat, axis, out=into.mean)
         _squared_difference(flat, into.column if axis else into.mean, reduction=_EACH, out=flat)
-        torch.sum(flat, axis, out=into.variance).mul_(share)
+        torch.mean(flat, axis, out=into.variance)
     into.rounded.copy_(into.both)
     return into
 

@@ -7,8 +7,10 @@ import torch
 from bnfold.statistics.moments import Moments
 from bnfold.statistics.packed import Gathered, Packed, Total
 from bnfold.statistics.reduction import Reducer
+from bnfold.statistics.targets import Target
 
-KEYS = ["a", "b", "c", "d"]
+KEYS = [Target(name, name, name) for name in "abc"]
+READ = [(torch.zeros(1), torch.ones(1)) for _ in KEYS]
 
 
 def calls(seed: int, frames: int) -> list[torch.Tensor]:
@@ -25,7 +27,7 @@ def test_batches_of_unequal_size_are_merged_each_call_by_itself(sizes: list[int]
     for batch in batches:
         gathered.clear()
         for number, values in enumerate(batch):
-            reduce(values, gathered.room(KEYS[number], values, values))
+            reduce(values, gathered.room(*READ[number], KEYS[number], values))
         packed = gathered.packed()
         total = total or Total(packed)
         total.add(packed)
@@ -66,23 +68,24 @@ def test_calls_without_values() -> None:
 
 def test_a_batch_takes_the_memory_of_the_one_before_and_leaves_its_result_alone() -> None:
     gathered = Gathered()
+    statistics = {key: (torch.zeros(1), torch.ones(1)) for key in "ab"}
 
     def run(*values: float, width: int = 2, key: str = "a") -> Packed:
         gathered.clear()
         for value in values:
             constant = torch.full((1, width), value)
-            room = gathered.room(key, constant, constant)
+            room = gathered.room(*statistics[key], Target(key, key, key), constant)
             room.count = 3
             room.mean.fill_(value)
             room.variance.fill_(value + 1)
         return gathered.packed()
 
     first = run(1.0, 2.0)
-    memory = [slot.mean.data_ptr() for slot in gathered._slots]
-    assert memory[1] - memory[0] == 4 * 8  # side by side
+    memory = [step.room.mean.data_ptr() for step in gathered._steps]
+    assert memory[1] - memory[0] == 2 * 8  # side by side
     second = run(3.0)
     again = run(7.0, 8.0)
-    assert [slot.mean.data_ptr() for slot in gathered._slots] == memory
+    assert [step.room.mean.data_ptr() for step in gathered._steps] == memory
     third = run(4.0, 5.0, 6.0, width=1, key="b")  # another way through the network
     assert first.both.tolist() == [[1, 1, 2, 2], [2, 2, 3, 3]]
     assert second.both.tolist() == [[3, 3], [4, 4]]

@@ -35,10 +35,14 @@ class OnnxRuntimeSession:
         self._run = session.run
         self._inputs = inputs.tensors
         self._outputs = list(outputs.tensors)
+        self._names = outputs.names
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
         values = self._run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
-        return [value if type(value) is np.ndarray else np.asarray(value) for value in values]
+        return {
+            name: value if type(value) is np.ndarray else np.asarray(value)
+            for name, value in zip(self._names, values, strict=True)
+        }
 
 
 def _declared(node: Any) -> FileTensor:

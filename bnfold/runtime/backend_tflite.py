@@ -31,17 +31,19 @@ class TfliteSession:
         inputs.check({name: _declared(details) for name, details in found_inputs.items()})
         outputs.check({name: _declared(details) for name, details in found_outputs.items()})
         self._inputs = [int(found_inputs[name]["index"]) for name in inputs.tensors]
-        self._outputs = [int(found_outputs[name]["index"]) for name in outputs.tensors]
-        self._interpreter = interpreter
+        indices = [int(found_outputs[name]["index"]) for name in outputs.tensors]
+        self._outputs = list(zip(outputs.names, indices, strict=True))
+        # looked up once: between two frames every step of Python's takes microseconds
+        self._set, self._get = interpreter.set_tensor, interpreter.get_tensor
+        self._invoke = interpreter.invoke
         self._lock = allocate_lock()
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        interpreter = self._interpreter
+    def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
         with self._lock:
             for index, array in zip(self._inputs, arrays, strict=True):
-                interpreter.set_tensor(index, array)
-            interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in self._outputs]  # copies
+                self._set(index, array)
+            self._invoke()
+            return {name: self._get(index) for name, index in self._outputs}  # copies
 
 
 def _tensors(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

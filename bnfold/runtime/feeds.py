@@ -40,7 +40,10 @@ class Feeds:
 
     def of_arrays(self, arrays: Array | Mapping[str, Array]) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict_raw`."""
-        if type(arrays) is np.ndarray and len(self._inputs) == 1:
+        if type(arrays) is np.ndarray and len(self._exact) == 1:
+            dtype, shape = self._exact[0]
+            if arrays.dtype == dtype and arrays.shape == shape and (dtype.kind != "f" or is_finite(arrays)):
+                return [arrays]
             return self._checked([arrays])
         values = self._by_input(arrays)
         return self._checked([_as_array(values[spec.name], spec) for spec in self._inputs])
@@ -50,7 +53,7 @@ class Feeds:
             if array.shape != shape or array.dtype != dtype:
                 _check(array, self._inputs[index])
             # Max pooling and ReLU swallow NaN: the answer would look like any other
-            if finite and dtype.kind == "f" and not np.isfinite(array).all():
+            if finite and dtype.kind == "f" and not is_finite(array):
                 raise _not_finite(array, self._inputs[index])
         return arrays
 
@@ -108,6 +111,14 @@ class Feeds:
                 raise _other_batch(array, spec)
             return np.concatenate([preprocessor(frame) for frame in array])
         return preprocessor(array)
+
+
+def is_finite(array: Array) -> bool:
+    """Whether no value is NaN or infinite."""
+    # The first False tells what ``all`` would, which is Python: between two frames, when the network has put
+    # everything out of the cache, it would take 25 microseconds.
+    found = np.isfinite(array)
+    return not found.size or bool(found.item(found.argmin()))
 
 
 def _check(array: Array, spec: TensorSpec) -> None:

@@ -101,7 +101,7 @@ class Model:
         )
         # onnxruntime has copied all of the file by now, TFLite interpreters keep it mapped
         self._held = source if isinstance(source, opening.Held) and manifest["target"] == "tflite" else None
-        self._names = [spec.name for spec in self.outputs]
+        self._names = outputs.names
         self._feeds = Feeds(
             self.inputs, {entry["name"]: entry["normalisation"] for entry in manifest["inputs"]}
         )
@@ -210,9 +210,9 @@ class Model:
     def _run(self, arrays: list[Array]) -> Outputs:
         held = self._held
         if held is not None:
-            held.verify()
+            held.expect()
         try:
-            outputs = dict(zip(self._names, self._session.run(arrays), strict=True))
+            outputs = self._session.run(arrays)
         except Exception as error:  # interpreters have exception types of their own, without a common base
             raise ArtifactError(
                 "BNF-M012",

@@ -6,8 +6,9 @@ Timestamps tell that only of a file that was left alone for a while before: a yo
 
 A TFLite interpreter keeps the file mapped and reads weights from it with every answer. Whoever replaces
 the file by renaming another over it, as bnfold does, leaves it the old one. Writing into it changes the
-answers, so every answer is preceded and followed by a look at the file's timestamps (a microsecond);
-where they have moved, the file is checked again.
+answers, and cutting it short ends the process that reads on. So every answer is preceded by a look at the
+file's size, and followed by one at its timestamps, each about a microsecond; where these have moved, the file
+is checked again.
 """
 
 from __future__ import annotations
@@ -83,8 +84,19 @@ class Held:
         except OSError:
             return False
 
+    def expect(self) -> None:
+        """Before an answer: raises where the file was cut short: reading from it would end the process.
+
+        The size tells that, in less time than the timestamps take, which :meth:`verify` looks at afterwards.
+
+        Raises:
+            PlatformError: BNF-P080.
+        """
+        if os.lseek(self._file.fileno(), 0, os.SEEK_END) != self.stamp[2]:
+            self.verify()
+
     def verify(self) -> None:
-        """Raises where the content of the open file is no longer what was checked.
+        """After an answer: raises where the content of the open file is no longer what was checked.
 
         Raises:
             PlatformError: BNF-P080.

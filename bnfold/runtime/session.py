@@ -21,12 +21,12 @@ else:  # a device imports no more than it needs: a dataclass takes half a millis
 class Session(Protocol):
     """A loaded model file in one interpreter.
 
-    A back end is one file: a class that is built from the file (its path, or its bytes), the thread count and
-    the file's own names of the inputs and outputs, and that fills in nothing by position.
+    A back end is one file: a class that is built from the file (its path, or its bytes), the thread count
+    and the inputs and outputs with the file's own names for them, and that fills in nothing by position.
     """
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
-        """The outputs, in the order of the names given at construction; inputs likewise."""
+    def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
+        """The outputs by bnfold's names, from inputs in the order given at construction."""
         ...
 
 
@@ -44,6 +44,7 @@ class Binding:
     def __init__(self, kind: str, specs: tuple[TensorSpec, ...], tensors: tuple[str, ...]) -> None:
         self.kind = kind
         self.specs = specs
+        self.names = [spec.name for spec in specs]
         self.tensors = tensors
 
     @classmethod

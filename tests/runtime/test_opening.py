@@ -167,6 +167,30 @@ def test_a_held_file_tells_content_from_everything_else(tmp_path: Path, sources:
     held.verify()
 
 
+def test_a_file_that_is_cut_short_is_seen_before_anything_reads_from_it(
+    tmp_path: Path, sources: list[Any]
+) -> None:
+    path = written(tmp_path)
+    settle()
+    held = opening.hold(path)
+    assert held is not None
+    held.read()
+    whole = path.read_bytes()
+    held.expect()
+    for size in (0, 1, len(whole) - 1):
+        os.truncate(path, size)
+        with pytest.raises(PlatformError) as caught:
+            held.expect()
+        assert caught.value.code == "BNF-P080"
+    path.write_bytes(whole[:-1] + b"?")
+    held.expect()  # nothing to read is missing; what it is, is looked at behind the answer
+    with pytest.raises(PlatformError):
+        held.verify()
+    path.write_bytes(whole)
+    held.expect()
+    held.verify()
+
+
 def test_nothing_is_left_open(tmp_path: Path, sources: list[Any]) -> None:
     path = written(tmp_path)
     settle()

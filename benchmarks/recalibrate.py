@@ -9,7 +9,7 @@ interval. The goal is 1.15. Which of the two runs first alternates from pair to 
 disturbs both alike. Small networks go over the frames again and again, until the passes alone take a second.
 
 What a run costs once, however many frames there are, is told beside it: the copy, the first pass, which
-learns the names, and the writing; as what two batches take, less what a batch takes in a long run, twice.
+learns the names, and the writing; as what two batches of two frames take, less the passes.
 
 Then the memory that the process needed at its peak for few and for many batches, each in a process of its
 own.
@@ -98,8 +98,9 @@ def measure(name: str, pairs: int, size: int, count: int, seconds: float) -> flo
     reach, middle = round(0.98 * np.sqrt(pairs)), pairs // 2
     low, high = found[max(0, middle - reach)], found[min(pairs - 1, middle + reach)]
     result = statistics.median(found)
-    few = min(once(lambda: bnfold.recalibrate(module, source[:2])) for _ in range(5))
-    fixed = few - 2 * min(once(ours) for _ in range(2)) / len(source)
+    few = list(batches(shape, 2, 2))
+    fixed = min(once(lambda: bnfold.recalibrate(module, few)) for _ in range(5))
+    fixed -= min(once(lambda: by_hand(reference, few)) for _ in range(5))
     told = f"{len(source)} batches, {1e3 * fixed:.0f} ms once"
     print(f"  {name:<24} {result:5.2f}x [{low:.2f}, {high:.2f}]  {told}", flush=True)
     return result

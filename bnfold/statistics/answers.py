@@ -7,10 +7,10 @@ before is not looked up again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -90,9 +90,9 @@ class Answers:
         return call.by_statistics(*moments.rows)
 
     @contextmanager
-    def in_layers(self, module: nn.Module) -> Iterator[None]:
-        """Answer torch's own layers in their ``forward``; not for several threads."""
-        layers = [layer for layer in module.modules() if _is_plain(layer)] if self._every else []
+    def in_layers(self, layers: Iterable[_BatchNorm]) -> Iterator[None]:
+        """Answer these, of `own_layers`, in their ``forward``; not for several threads."""
+        layers = layers if self._every else ()
         try:
             for layer in layers:
                 layer.__dict__["forward"] = partial(self._layer, layer)
@@ -122,5 +122,10 @@ class Answers:
         return moments
 
 
-def _is_plain(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    return type(module) in _OWN and "forward" not in module.__dict__
+def own_layers(module: nn.Module) -> list[_BatchNorm]:
+    """The layers of torch's own classes, with their class's forward."""
+    return [
+        inner
+        for inner in module.modules()
+        if isinstance(inner, _BatchNorm) and type(inner) in _OWN and "forward" not in inner.__dict__
+    ]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.statistics import skipped as skip
-from bnfold.statistics.answers import Alone, Answers, Stop
+from bnfold.statistics.answers import Alone, Answers, Stop, own_layers
 from bnfold.statistics.batches import Batch
 from bnfold.statistics.observe import Call, answering
 from bnfold.statistics.packed import Gathered, Packed
@@ -75,6 +75,7 @@ class Forward:
         self.module = module
         self.targets = Targets(module)
         self._holders = holders(module)
+        self._own_layers = own_layers(module)
         self.sites: dict[Target, Site] = {}
         self.foreign: dict[str, str] = {}
         self._entered: set[str] = set()
@@ -131,7 +132,7 @@ class Forward:
 
         def attempt(*, named: bool) -> int:
             answers = Answers(seen, self._moments, self.target, self.sites, wanted, done, until)
-            with nullcontext() if named else answers.in_layers(self.module):
+            with nullcontext() if named else answers.in_layers(self._own_layers):
                 self.run(batch, answers, named=named)
             return answers.calls
 

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class Batch:
     number: int
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
-    names: tuple[str, ...]
+    names: Sequence[str]
     batched: bool
     parameters: tuple[str, ...] = ()
     labels: Tensor | None = None
@@ -185,6 +185,25 @@ class Batch:
         )
 
 
+class _Numbered(Sequence[str]):
+    """``frame 37``, ``frame 38``: every batch has names, and few are read, so they are written on demand."""
+
+    def __init__(self, first: int, count: int) -> None:
+        self._numbers = range(first, first + count)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(f"frame {number}" for number in self._numbers[index])
+        return f"frame {self._numbers[index]}"
+
+
 class Batches:
     """Batches as arguments of forward; iterating again goes over the source again.
 
@@ -239,7 +258,7 @@ class Batches:
         batched = len(set(sizes)) == 1 and sizes[0] is not None
         if batched and sizes[0] == 0:
             raise _misfit("it has no frames", number)
-        names = tuple([f"frame {given + index}" for index in range(sizes[0] or 1 if batched else 1)])
+        names = _Numbered(given, sizes[0] or 1 if batched else 1)
         labels = labels if _is_labels(len(names), labels) else None
         return Batch(number, arguments, keywords, names, batched, self._names(arguments), labels)
 

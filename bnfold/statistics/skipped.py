@@ -72,7 +72,7 @@ def lone(batch: Batch, where: str) -> Skipped:
     """A batch with one value per channel at a call."""
     reason = f"one value per channel at {_named(where)}: it cannot be normalised by itself"
     index = tuple(range(batch.frames))
-    return Skipped(batch.number, batch.names, index, True, where, reason, inside=True, lone=True)
+    return Skipped(batch.number, tuple(batch.names), index, True, where, reason, inside=True, lone=True)
 
 
 def _named(call: str) -> str:

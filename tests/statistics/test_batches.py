@@ -58,7 +58,8 @@ def test_the_targets_of_a_data_loader_are_left_out() -> None:
 
 def test_frames_are_numbered_over_all_batches() -> None:
     batches = list(Batches([X, X[:2]], One()))
-    assert [batch.names for batch in batches] == [("frame 0", "frame 1", "frame 2"), ("frame 3", "frame 4")]
+    names = [tuple(batch.names) for batch in batches]
+    assert names == [("frame 0", "frame 1", "frame 2"), ("frame 3", "frame 4")]
     assert [batch.number for batch in batches] == [0, 1]
     joined = join(batches)
     assert joined.names == tuple(f"frame {i}" for i in range(5))
@@ -183,3 +184,13 @@ def test_labels_come_along() -> None:
         assert batch.select([2, 0]).labels.tolist() == [1, 2]  # type: ignore[union-attr]
     (batch,) = Batches([(X, torch.rand(3))], One())
     assert batch.labels is None
+
+
+def test_names_are_counted_through_all_batches() -> None:
+    first, second = Batches([torch.zeros(2, 3), torch.zeros(3, 3)], nn.Linear(3, 1))
+    assert list(first.names) == ["frame 0", "frame 1"]
+    assert len(second.names) == 3
+    assert second.names[-1] == "frame 4"
+    assert second.names[1:] == ("frame 3", "frame 4")
+    with pytest.raises(IndexError):
+        second.names[3]

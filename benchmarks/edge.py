@@ -39,7 +39,7 @@ INTERPRETERS = {
     "ai-edge-litert": (".tflite", "ai_edge_litert.interpreter"),
     "tflite-runtime": (".tflite", "tflite_runtime.interpreter"),
 }
-INSTANCES = 6
+INSTANCES = 20
 OF_A_FRAME, AT_LEAST_US, OF_THE_START, OF_THE_MEMORY = 0.02, 20.0, 1.2, 1.1
 _RESAMPLES = 1000
 

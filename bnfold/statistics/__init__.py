@@ -11,6 +11,8 @@ Recalibration, from the bottom up:
 
 reduction      the moments of one batch, in float64
 targets        which buffers a call reads
+packed         the moments of many calls side by side
+answers        what a network is told where it asks a BatchNorm
 forward        one batch through the network, pooled or refused
 levels         which layers can be pooled together
 pooling        all batches, in one pass or layer by layer

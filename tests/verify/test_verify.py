@@ -313,7 +313,7 @@ def test_a_lying_interpreter_fails_though_another_is_right(
         interpreter, session = start(*args, **kwargs)  # type: ignore[arg-type]
         if interpreter.name == "onnxruntime-again":
             run = session.run
-            session.run = lambda arrays: [array * 1.001 for array in run(arrays)]  # type: ignore[method-assign]
+            session.run = lambda arrays: {name: array * 1.001 for name, array in run(arrays).items()}  # type: ignore[method-assign]
         return interpreter, session
 
     monkeypatch.setattr(interpreters, "start", lying)

@@ -101,15 +101,15 @@ class Answers:
             for layer in layers:
                 del layer.__dict__["forward"]
 
-    def _layer(self, layer: _BatchNorm, values: Tensor) -> Tensor:
-        layer._check_input_dim(values)  # type: ignore[no-untyped-call]
+    def _layer(self, layer: _BatchNorm, input: Tensor) -> Tensor:  # named as in torch: it may come by name
+        layer._check_input_dim(input)  # type: ignore[no-untyped-call]
         buffers, parameters = layer._buffers, layer._parameters
         step = self._gathered.again(buffers[MEAN], buffers[VARIANCE])
         if step is None:
-            return type(layer).forward(layer, values)
+            return type(layer).forward(layer, input)
         self.calls += 1
-        rows = self._moments(values, step.room, step.target).rows
-        return by_statistics(values, parameters["weight"], parameters["bias"], *rows, layer.eps)
+        rows = self._moments(input, step.room, step.target).rows
+        return by_statistics(input, parameters["weight"], parameters["bias"], *rows, layer.eps)
 
     def _moments(self, values: Tensor, room: BatchMoments, target: Target) -> BatchMoments:
         if self._alone is not None:

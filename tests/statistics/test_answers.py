@@ -104,3 +104,18 @@ def test_weights_that_a_hook_replaces_count() -> None:
     mean, variance = statistics_of(scaled)
     want = torch.tensor(variance).float()
     torch.testing.assert_close(result.module[1].running_var, want, rtol=1e-5, atol=0)
+
+
+def test_a_layer_may_be_given_its_input_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(input=x)  # type: ignore[no-any-return]
+
+    batches = frames(4, 5, 6)
+    mean, _ = statistics_of(batches)
+    result = bnfold.recalibrate(Named(), batches)
+    torch.testing.assert_close(result.module.norm.running_mean, torch.tensor(mean).float())

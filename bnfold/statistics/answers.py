@@ -91,25 +91,30 @@ class Answers:
 
     @contextmanager
     def in_layers(self, layers: Iterable[_BatchNorm]) -> Iterator[None]:
-        """Answer these, of `own_layers`, in their ``forward``; not for several threads."""
-        layers = layers if self._every else ()
+        """Answer those of them that are torch's own in their ``forward``; not for several threads.
+
+        A layer with a forward of its own, or of a subclass, is left alone; that may change from pass to pass.
+        """
+        own = []
+        if self._every:
+            own = [layer for layer in layers if type(layer) in _OWN and "forward" not in layer.__dict__]
         try:
-            for layer in layers:
+            for layer in own:
                 layer.__dict__["forward"] = partial(self._layer, layer)
             yield
         finally:
-            for layer in layers:
+            for layer in own:
                 del layer.__dict__["forward"]
 
     def _layer(self, layer: _BatchNorm, input: Tensor) -> Tensor:  # named as in torch: it may come by name
         layer._check_input_dim(input)  # type: ignore[no-untyped-call]
-        buffers, parameters = layer._buffers, layer._parameters
-        step = self._gathered.again(buffers[MEAN], buffers[VARIANCE])
+        buffers = layer._buffers  # without them, statistics may be anything else: the long way knows
+        step = self._gathered.again(buffers.get(MEAN), buffers.get(VARIANCE))
         if step is None:
             return type(layer).forward(layer, input)
         self.calls += 1
         rows = self._moments(input, step.room, step.target).rows
-        return by_statistics(input, parameters["weight"], parameters["bias"], *rows, layer.eps)
+        return by_statistics(input, layer.weight, layer.bias, *rows, layer.eps)
 
     def _moments(self, values: Tensor, room: BatchMoments, target: Target) -> BatchMoments:
         if self._alone is not None:
@@ -120,12 +125,3 @@ class Answers:
         if moments.count == 1 and self._wanted is None:
             self._alone = self._sites[target].calls[0]
         return moments
-
-
-def own_layers(module: nn.Module) -> list[_BatchNorm]:
-    """The layers of torch's own classes, with their class's forward."""
-    return [
-        inner
-        for inner in module.modules()
-        if isinstance(inner, _BatchNorm) and type(inner) in _OWN and "forward" not in inner.__dict__
-    ]

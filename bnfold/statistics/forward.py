@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.statistics import skipped as skip
-from bnfold.statistics.answers import Alone, Answers, Stop, own_layers
+from bnfold.statistics.answers import Alone, Answers, Stop
 from bnfold.statistics.batches import Batch
 from bnfold.statistics.observe import Call, answering
 from bnfold.statistics.packed import Gathered, Packed
@@ -75,7 +76,7 @@ class Forward:
         self.module = module
         self.targets = Targets(module)
         self._holders = holders(module)
-        self._own_layers = own_layers(module)
+        self._layers = [inner for inner in module.modules() if isinstance(inner, _BatchNorm)]
         self.sites: dict[Target, Site] = {}
         self.foreign: dict[str, str] = {}
         self._entered: set[str] = set()
@@ -132,7 +133,7 @@ class Forward:
 
         def attempt(*, named: bool) -> int:
             answers = Answers(seen, self._moments, self.target, self.sites, wanted, done, until)
-            with nullcontext() if named else answers.in_layers(self._own_layers):
+            with nullcontext() if named else answers.in_layers(self._layers):
                 self.run(batch, answers, named=named)
             return answers.calls
 

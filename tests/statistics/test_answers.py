@@ -119,3 +119,40 @@ def test_a_layer_may_be_given_its_input_by_name() -> None:
     mean, _ = statistics_of(batches)
     result = bnfold.recalibrate(Named(), batches)
     torch.testing.assert_close(result.module.norm.running_mean, torch.tensor(mean).float())
+
+
+@pytest.mark.parametrize("name", ["weight", "running_mean"])
+def test_tensors_that_are_held_in_another_way_count(name: str) -> None:
+    """An attribute where torch has a parameter, as weight_norm leaves it; a parameter for a buffer."""
+    module = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2)).eval()
+    layer, value = module[0], torch.tensor([2.0, 3.0])
+    delattr(layer, name)
+    setattr(layer, name, value if name == "weight" else nn.Parameter(value))
+    batches = frames(6, 6, 6)
+    result = bnfold.recalibrate(module, batches)
+    mean, _ = statistics_of(batches)
+    torch.testing.assert_close(result.module[0].running_mean.detach(), torch.tensor(mean).float())
+    scale = (value if name == "weight" else torch.ones(2)) ** 2
+    correction = 6 * 81 * 3 / (6 * 81 * 3 - 1)
+    want = scale * correction
+    torch.testing.assert_close(result.module[1].running_var, want, rtol=1e-4, atol=0)
+
+
+def test_a_layer_that_takes_another_forward_on_the_way_keeps_it() -> None:
+    """In its first pass, which has told nothing of it."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if "forward" not in self.norm.__dict__:
+                self.norm.forward = Doubling(self.norm)  # type: ignore[method-assign]
+            return self.norm(x)  # type: ignore[no-any-return]
+
+    module = Late().eval()
+    forward = Forward(module)
+    for batch in Batches(frames(4, 4, 4), module):
+        forward.pool(batch, guard="batch")
+        assert isinstance(module.norm.forward, Doubling)

@@ -41,21 +41,23 @@ class Feeds:
     def of_arrays(self, arrays: Array | Mapping[str, Array]) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict_raw`."""
         if type(arrays) is np.ndarray and len(self._exact) == 1:
-            dtype, shape = self._exact[0]
-            if arrays.dtype == dtype and arrays.shape == shape and (dtype.kind != "f" or is_finite(arrays)):
-                return [arrays]
-            return self._checked([arrays])
+            self._check(0, arrays)
+            return [arrays]
         values = self._by_input(arrays)
         return self._checked([_as_array(values[spec.name], spec) for spec in self._inputs])
 
     def _checked(self, arrays: list[Array], finite: bool = True) -> list[Array]:
-        for index, (array, (dtype, shape)) in enumerate(zip(arrays, self._exact, strict=True)):
-            if array.shape != shape or array.dtype != dtype:
-                _check(array, self._inputs[index])
-            # Max pooling and ReLU swallow NaN: the answer would look like any other
-            if finite and dtype.kind == "f" and not is_finite(array):
-                raise _not_finite(array, self._inputs[index])
+        for index, array in enumerate(arrays):
+            self._check(index, array, finite)
         return arrays
+
+    def _check(self, index: int, array: Array, finite: bool = True) -> None:
+        dtype, shape = self._exact[index]
+        if array.shape != shape or array.dtype != dtype:
+            _check(array, self._inputs[index])
+        # Max pooling and ReLU swallow NaN: the answer would look like any other
+        if finite and dtype.kind == "f" and not is_finite(array):
+            raise _not_finite(array, self._inputs[index])
 
     def _by_input(self, values: Any) -> Mapping[str, Any]:
         """What was given, by input name."""

@@ -133,12 +133,18 @@ def test_an_empty_file(tmp_path: Path, sources: list[Any]) -> None:
     assert caught.value.code == "BNF-M002"
 
 
-def test_a_held_file_tells_content_from_everything_else(tmp_path: Path, sources: list[Any]) -> None:
-    path = written(tmp_path)
+def held_file(folder: Path) -> tuple[Path, opening.Held]:
+    """An artifact that has been opened and read."""
+    path = written(folder)
     settle()
     held = opening.hold(path)
     assert held is not None
     held.read()
+    return path, held
+
+
+def test_a_held_file_tells_content_from_everything_else(tmp_path: Path, sources: list[Any]) -> None:
+    path, held = held_file(tmp_path)
     whole = path.read_bytes()
     for change in (
         lambda: path.touch(),
@@ -170,11 +176,7 @@ def test_a_held_file_tells_content_from_everything_else(tmp_path: Path, sources:
 def test_a_file_that_is_cut_short_is_seen_before_anything_reads_from_it(
     tmp_path: Path, sources: list[Any]
 ) -> None:
-    path = written(tmp_path)
-    settle()
-    held = opening.hold(path)
-    assert held is not None
-    held.read()
+    path, held = held_file(tmp_path)
     whole = path.read_bytes()
     held.expect()
     for size in (0, 1, len(whole) - 1):

@@ -35,7 +35,8 @@ def open(
         threads: how many threads one answer may use.
         runtime: ``onnxruntime``, ``ai-edge-litert`` or ``tflite-runtime``; None: the first there is.
         in_memory: read the whole file, so that it may be written over while the model is in use. That takes
-            longer and, in onnxruntime, more memory; see :mod:`bnfold.runtime.opening`.
+            longer and, in onnxruntime, more memory; TFLite files of up to 8 MiB are read anyway. See
+            :mod:`bnfold.runtime.opening`.
 
     Raises:
         ArtifactError: BNF-M001 to BNF-M007 as :func:`bnfold.manifest.read`; BNF-M010 the interpreter does not

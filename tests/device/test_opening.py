@@ -19,9 +19,10 @@ from .conftest import Case
 pytestmark = pytest.mark.device
 
 
-def settled(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the artifact that counts as left alone."""
+def settled(case: Case, folder: Path, monkeypatch: pytest.MonkeyPatch, small: int = 0) -> Path:
+    """A copy of the artifact that counts as left alone, and as large where it is TFLite."""
     monkeypatch.setattr(opening, "SETTLED_NS", 50_000_000)
+    monkeypatch.setattr(opening, "SMALL_TFLITE", small)
     path = folder / case.path.name
     shutil.copyfile(case.path, path)
     time.sleep(0.1)
@@ -70,6 +71,26 @@ def test_written_over_in_use(sensor: Case, tmp_path: Path, monkeypatch: pytest.M
     with path.open("r+b") as file:
         file.write(whole)
     check(sensor, by_path)
+
+
+def test_a_small_file_is_read_and_may_be_written_over_or_cut_short(
+    sensor: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = settled(sensor, tmp_path, monkeypatch, small=sensor.path.stat().st_size)
+    model = bnfold.open(path)
+    other = altered(path)
+    for data in (other, other[: len(other) // 2], b""):
+        path.write_bytes(data)
+        check(sensor, model)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_how_small_a_file_must_be(
+    sensor: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    path = settled(sensor, tmp_path, monkeypatch, small=sensor.path.stat().st_size - more)
+    held = opening.hold(path)
+    assert (held is None) == (path.suffix == ".tflite" and not more)
 
 
 def test_replaced_in_use(sensor: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,22 @@ either side is never "equal": it makes the error infinite.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether no value is NaN or infinite; of integers and the like none is."""
+    if array.dtype.kind not in "fc":
+        return True
+    # The first False tells what ``all`` would, which is Python: between two frames, when the network has put
+    # everything out of the cache, it would take 25 microseconds.
+    found = np.isfinite(array)
+    return not found.size or bool(found.item(found.argmin()))
 
 
 def max_abs(values: ArrayLike) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.errors import VerifyError
+from bnfold.numerics import is_finite
 from bnfold.runtime import frames as frame_files
 from bnfold.runtime import preprocess
 from bnfold.signature import TensorSpec
@@ -400,7 +401,7 @@ class _Preparer:
                 array = array[0]  # one of several frames of a fixed batch
         array = _as_dtype(name, array, spec)
         self._check_shape(name, array, spec)
-        if self.finite and array.dtype.kind in "fc" and not np.isfinite(array).all():
+        if self.finite and not is_finite(array):
             raise VerifyError(
                 "BNF-V025",
                 f"{name} holds {int((~np.isfinite(array)).sum())} values that are not finite",

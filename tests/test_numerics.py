@@ -34,3 +34,21 @@ def test_nothing_is_broadcast() -> None:
 
 def test_float32_ulps() -> None:
     assert numerics.float32_ulps(1.0, 4) == 4 * 2.0**-23
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "complex64"])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (2, 3, 4), (0,), (2, 0)])
+def test_values_that_are_not_finite_are_found_wherever_they_are(shape: tuple[int, ...], dtype: str) -> None:
+    array = np.full(shape, np.finfo(dtype).max, dtype=dtype)
+    assert numerics.is_finite(array)
+    for place in range(array.size):
+        for value in (np.nan, np.inf, -np.inf):
+            bad = array.copy()
+            bad.flat[place] = value
+            assert not numerics.is_finite(bad)
+            assert not numerics.is_finite(bad.T)
+
+
+@pytest.mark.parametrize("array", [np.full((2, 3), 255, np.uint8), np.array([True, False]), np.array(["a"])])
+def test_what_is_no_floating_point_number_is_finite(array: np.ndarray) -> None:
+    assert numerics.is_finite(array)

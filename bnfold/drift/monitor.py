@@ -39,6 +39,7 @@ from bnfold.drift.taps import spread_factor
 from bnfold.drift.watched import Watched
 from bnfold.errors import ArtifactError, BnfoldError, UsageError
 from bnfold.finding import Finding
+from bnfold.numerics import is_finite
 
 HISTORY = 64
 FIRST = 32
@@ -179,11 +180,11 @@ class Monitor:
         number = state.counts.frames
         state.counts.frames += 1
         arrays = list(_named(frame).values())
-        if not all(_finite(array) for array in arrays):
+        if not all(is_finite(array) for array in arrays):
             state.counts.bad_inputs += 1
             return [alarms.bad_input(number)]
         values, origin = (np.empty(0), None) if means is None else self._watched.standardised(means)
-        if origin is None and not all(_finite(np.asarray(a)) for a in (outputs or {}).values()):
+        if origin is None and not all(is_finite(np.asarray(a)) for a in (outputs or {}).values()):
             origin = "outputs"
         if origin is not None:
             state.counts.bad_outputs += 1
@@ -288,7 +289,3 @@ def _alike(state: State, new: State) -> bool:
 def _named(frame: Any) -> dict[str, NDArray[Any]]:
     named = frame if isinstance(frame, Mapping) else {} if frame is None else {"": frame}
     return {str(name): np.asarray(value) for name, value in named.items()}
-
-
-def _finite(array: NDArray[Any]) -> bool:
-    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())

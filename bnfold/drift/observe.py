@@ -14,6 +14,7 @@ from bnfold.drift.layout import joined, layout_of
 from bnfold.drift.reference import Reference
 from bnfold.drift.taps import Taps
 from bnfold.errors import ArtifactError, InputError, UsageError
+from bnfold.numerics import is_finite
 
 Frames: TypeAlias = "NDArray[Any] | Mapping[str, NDArray[Any]]"
 
@@ -131,7 +132,7 @@ def _artifact(model: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_
         for place, name in zip(means, names, strict=True):
             place.append(np.asarray(outputs[name], dtype=np.float64).reshape(1, -1))
         answers = [np.asarray(value) for name, value in outputs.items() if name not in set(names)]
-        finite.append(all(a.dtype.kind != "f" or bool(np.isfinite(a).all()) for a in answers))
+        finite.append(all(is_finite(answer) for answer in answers))
         if len(answers) == 1 and answers[0].ndim == 2 and len(answers[0]) == 1 and scores is not None:
             scores.append(answers[0].astype(np.float64))
         else:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.drift.baseline import Baseline
@@ -31,6 +30,7 @@ from bnfold.drift.observe import Frames, frames_of, observe, reference_of
 from bnfold.drift.state import State
 from bnfold.errors import InputError, UsageError
 from bnfold.finding import Finding
+from bnfold.numerics import is_finite
 
 if TYPE_CHECKING:
     from bnfold.runtime import Model
@@ -170,7 +170,7 @@ class Stream:
                 fix="give each frame by itself",
             )
         monitor = self.monitor
-        if not all(a.dtype.kind != "f" or np.isfinite(a).all() for a in arrays.values()):
+        if not all(is_finite(array) for array in arrays.values()):
             return Seen({}, self._kept(monitor.update(None, frame=arrays)))
         if not monitor.due(monitor.state.counts.frames):
             outputs = (self._clean or self._monitored).predict_raw(arrays) if answer else {}

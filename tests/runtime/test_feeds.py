@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bnfold.errors import InputError
-from bnfold.runtime.feeds import Feeds, is_finite
+from bnfold.runtime.feeds import Feeds
 from bnfold.signature import TensorSpec
 
 GREY = {"layout": "NCHW", "color": "gray", "resize": "stretch", "scale": 0.5, "mean": [1], "std": [2]}
@@ -169,15 +169,3 @@ def test_pixels_for_an_input_that_no_frame_is_prepared_for() -> None:
     error = refusal(two().of_frame, {"image": PIXELS, "speed": np.zeros(3, np.uint8)})
     assert error.code == "BNF-R014"
     assert error.where == "input 'speed'"
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3, 5), (2, 3, 4), (0,), (2, 0)])
-def test_values_that_are_not_finite_are_found_wherever_they_are(shape: tuple[int, ...]) -> None:
-    array = np.full(shape, np.finfo(np.float32).max, dtype=np.float32)
-    assert is_finite(array)
-    for place in range(array.size):
-        for value in (np.nan, np.inf, -np.inf):
-            bad = array.copy()
-            bad.flat[place] = value
-            assert not is_finite(bad)
-            assert not is_finite(bad.T)

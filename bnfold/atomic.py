@@ -35,17 +35,31 @@ def write(path: str | os.PathLike[str], data: bytes) -> None:
             BNF-P014 any other refusal of the operating system; BNF-P017 the target is a device, a pipe or a
             socket. The old content of ``path`` is untouched.
     """
-    kind = special(path)
-    if kind is not None:  # renaming a file over /dev/null would replace it for everyone
-        raise PlatformError(
-            "BNF-P017", f"the target is {kind}, which is never replaced", where=str(path), fix="name a file"
-        )
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.tmp")
     try:
         _write(target, temporary, data)
     except OSError as error:
         raise _explain(error, "write", Path(path), len(data)) from error
+
+
+def check(path: str | os.PathLike[str]) -> None:
+    """Refuses what :func:`write` would, as far as that can be told before a long computation.
+
+    Raises:
+        PlatformError: BNF-P012, BNF-P013, BNF-P017 as for :func:`write`.
+    """
+    target = _target(path)
+    folder = target.parent
+    if target.is_dir():
+        number = errno.EISDIR
+    elif not folder.is_dir():
+        number = errno.ENOTDIR if folder.exists() else errno.ENOENT
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EACCES
+    else:
+        return
+    raise _explain(OSError(number, os.strerror(number)), "write", Path(path), None)
 
 
 def remove(path: str | os.PathLike[str]) -> None:
@@ -78,6 +92,16 @@ def ensure_folder(path: str | os.PathLike[str]) -> None:
         ) from error
     except OSError as error:
         raise _explain(error, "make the folder", Path(path), None) from error
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """The file that ``path`` stands for, where it may be replaced."""
+    kind = special(path)
+    if kind is not None:  # renaming a file over /dev/null would replace it for everyone
+        raise PlatformError(
+            "BNF-P017", f"the target is {kind}, which is never replaced", where=str(path), fix="name a file"
+        )
+    return Path(os.path.realpath(path))
 
 
 def _write(target: Path, temporary: Path, data: bytes) -> None:

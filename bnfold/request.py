@@ -80,8 +80,8 @@ def check_request(
     Raises:
         UsageError: BNF-U070 no or an unknown target; BNF-U071 an unknown precision; BNF-U072 an option that
             no target of this conversion has; BNF-U015 samples that are not there; BNF-U016 no name for a
-            file; BNF-U073 labels that are no names; BNF-U150 a monitored file in int8; BNF-U151 a share of
-            agreement that is none, or that nothing is held to;
+            file; BNF-U181 an empty name for the folder; BNF-U073 labels that are no names; BNF-U150 a
+            monitored file in int8; BNF-U151 a share of agreement that is none, or that nothing is held to;
             BNF-U186 an unknown layout; BNF-U187 channels last in ONNX;
             BNF-U188 an unknown runtime, or one of TFLite's without a TFLite file.
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
@@ -110,6 +110,10 @@ def check_request(
     if not name or name in (".", "..") or any(c in name for c in "/\\\0") or not name.isprintable():
         raise UsageError(
             "BNF-U016", f"{name!r} is no name for a file", where="name", fix="the folder is given apart"
+        )
+    if str(output) == "":  # pathlib takes it for the current folder
+        raise UsageError(
+            "BNF-U181", "the output folder has an empty name", where="output", fix="'.' is the current folder"
         )
     folder = Path(output)
     _check_folder(folder)

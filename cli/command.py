@@ -180,11 +180,19 @@ class CommandParser(argparse.ArgumentParser):
         return said
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """argparse calls this with every value; an error of ours is told which option it belongs to."""
+        """argparse calls this with every value; an error of ours is told which option it belongs to.
+
+        An empty one is what an unset variable of the shell leaves: taken for a path, it would be the current
+        folder, to read from or to write into.
+        """
+        name = "/".join(action.option_strings) or str(action.metavar)
+        if not arg_string:
+            fix = "give one; was a variable of the shell unset?"
+            raise UsageError("BNF-U010", "an empty value", where=f"{name} ''", fix=fix)
         try:
             return super()._get_value(action, arg_string)
         except UsageError as error:
-            error.where = error.where or f"{'/'.join(action.option_strings)} {arg_string}"
+            error.where = error.where or f"{name} {arg_string}"
             raise
 
     def error(self, message: str, fix: str = "") -> NoReturn:

@@ -120,6 +120,8 @@ def _convert(parser: CommandParser, flag: str, value: Any, where: str) -> Any:
 
 def _one(kind: Any, choices: Any, value: Any, where: str) -> Any:
     text = _text(value, where)
+    if not text:  # as on the command line
+        raise UsageError("BNF-U007", "an empty value", where=where, fix="give one, or leave the key out")
     try:
         converted = kind(text) if kind else text
     except UsageError as error:

@@ -151,6 +151,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     import bnfold
 
     _check_rules(options.skip)
+    _check_causes(options.allow)
     context.progress(f"reading {Path(options.checkpoint).name}")
     loaded = network.load(options.checkpoint, options)
     checkpoint = loaded.checkpoint
@@ -203,3 +204,15 @@ def _check_rules(skipped: list[str]) -> None:
         if name not in known:
             fix = did_you_mean(name, known) or "bnfold rules lists them"
             raise UsageError("BNF-U025", f"there is no rule {name!r}", where="--skip", fix=fix)
+
+
+def _check_causes(allowed: list[str]) -> None:
+    """Refuse the code of a cause that there is not.
+
+    Raises:
+        UsageError: BNF-U180.
+    """
+    if allowed:
+        from bnfold.statistics import gate
+
+        gate.check_allowed(allowed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
+from bnfold import atomic
 from bnfold.errors import UsageError
 
 from .command import CommandParser
@@ -32,7 +34,7 @@ def check(options: argparse.Namespace) -> None:
     Raises:
         UsageError: BNF-U160 ``-o`` with a format that goes to standard output; BNF-U161 the folder to write
             into is not there.
-        PlatformError: BNF-P030 a package that a page needs is missing.
+        PlatformError: BNF-P030 a package that a page needs is missing; as :func:`bnfold.atomic.check`.
     """
     if options.output is not None:
         if options.format in ("text", "json"):
@@ -44,12 +46,14 @@ def check(options: argparse.Namespace) -> None:
             )
         folder = Path(options.output).parent
         if not folder.is_dir():
+            make = f"mkdir -p {shlex.quote(str(folder))}"
             raise UsageError(
                 "BNF-U161",
                 f"the folder of the report {'is a file' if folder.exists() else 'does not exist'}",
                 where=str(folder),
-                fix="name a folder: this is a file" if folder.exists() else f"mkdir -p {folder}",
+                fix="name a folder: this is a file" if folder.exists() else make,
             )
+        atomic.check(options.output)
     if options.format == "html":
         from bnfold.report.html import require
 

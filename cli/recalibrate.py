@@ -64,6 +64,8 @@ def _in_group(options: argparse.Namespace, context: Context, group: Group, devic
     def read() -> tuple[Loaded, SampleBatches | None, Any, list[Finding]]:
         recalibration_options.check_alone(options, group.size)
         loaded = network.load(options.checkpoint, options)
+        if not group.rank:  # the one that writes
+            recalibrated.check_place(loaded, options)
         loaded.module.to(device)
         return loaded, *_samples(loaded, options, device)
 

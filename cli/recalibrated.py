@@ -28,7 +28,6 @@ def check_output(source: str, output: str | None) -> None:
 
     Raises:
         UsageError: BNF-U125.
-        PlatformError: BNF-P013 the folder is not there.
     """
     if output is None:
         raise UsageError(
@@ -44,18 +43,28 @@ def check_output(source: str, output: str | None) -> None:
         )
 
 
+def check_place(loaded: Loaded, options: argparse.Namespace) -> None:
+    """Refuse what could not be written, before the frames have run.
+
+    Raises:
+        UsageError: BNF-U125 the name is of another format than the checkpoint.
+        PlatformError: as :func:`bnfold.atomic.check`.
+    """
+    if options.collect is None:
+        _check_suffix(Path(options.output), loaded.checkpoint.format)
+    atomic.check(options.output if options.collect is None else options.collect)
+
+
 def write(result: RecalibrationResult, loaded: Loaded, options: argparse.Namespace) -> dict[str, Any]:
     """The new checkpoint, and what to say of it.
 
     Raises:
-        UsageError: BNF-U125 the name is of another format than the file.
         StatisticsError: BNF-A062 a value beyond what the file stores.
         PlatformError: it cannot be written.
     """
     from bnfold.checkpoint import saving
 
     target, checkpoint = Path(options.output), loaded.checkpoint
-    _check_suffix(target, checkpoint.format)
     entries = checkpoint.pick(loaded.state)
     prefix = options.strip_prefix or ""
     changed = _changed(loaded.module, result.module, entries, prefix)

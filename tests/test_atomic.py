@@ -148,6 +148,26 @@ def test_places_that_are_none(target: Path) -> None:
     assert target.read_bytes() == OLD
 
 
+def test_a_place_is_checked_before_there_is_anything_to_write(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(target.parent.iterdir())
+    for path in (target, target.parent / "new.onnx"):
+        atomic.check(path)
+    for path in (target.parent, target / "inside", target.parent / "missing" / "a.onnx"):
+        with pytest.raises(PlatformError) as caught:
+            atomic.check(path)
+        assert (caught.value.code, caught.value.where) == ("BNF-P013", str(path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(PlatformError) as caught:
+        atomic.check(target)
+    assert (caught.value.code, caught.value.where) == ("BNF-P012", str(target))
+    with pytest.raises(PlatformError) as caught:
+        atomic.check(os.devnull)
+    assert caught.value.code == "BNF-P017"
+    assert sorted(target.parent.iterdir()) == before
+
+
 def test_ensure_folder(target: Path) -> None:
     deep = target.parent / "a" / "b"
     for _ in range(2):

@@ -36,9 +36,9 @@ RGB = {
 }
 
 
-def convert(module: nn.Module, output: Path, **options: Any) -> ConversionResult:
-    defaults = {"samples": frames(), "name": "net", "normalisation": RGB}
-    return bnfold.convert(module, EXAMPLE, output=output, **{**defaults, **options})
+def convert(module: nn.Module, output: Path, /, **options: Any) -> ConversionResult:
+    defaults = {"output": output, "samples": frames(), "name": "net", "normalisation": RGB}
+    return bnfold.convert(module, EXAMPLE, **{**defaults, **options})
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -495,6 +495,7 @@ def test_example_inputs_that_require_gradients_are_taken_without_a_warning(tmp_p
         ({"to": ("tflite",), "dynamic_batch": True}, "BNF-U072"),
         ({"to": ("tflite",), "opset": 18}, "BNF-U072"),
         ({"samples": "nowhere.npz"}, "BNF-U015"),
+        ({"output": ""}, "BNF-U181"),
         ({"name": "a/b"}, "BNF-U016"),
         ({"name": ".."}, "BNF-U016"),
         ({"name": ""}, "BNF-U016"),

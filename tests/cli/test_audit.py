@@ -340,11 +340,13 @@ def test_a_page_that_cannot_be_made_is_refused_before_the_work(
         (("--format", "json", "-o", "page.json"), "BNF-U160"),
         (("--format", "html", "-o", "gone/page.html"), "BNF-U161"),
         (("--format", "html", "-o", "taken/page.html"), "BNF-U161"),
+        (("--format", "html", "-o", "."), "BNF-P013"),
     ):
-        result = cli("audit", "net.safetensors", *options)
+        result = cli("audit", "gone.safetensors", *options)
         assert result.status == 2
         assert code in result.err
         assert ("mkdir" in result.err) == ("gone/page.html" in options)  # no use where a file is in the way
+    assert "mkdir -p 'a b'" in cli("audit", "x.pt", "--format", "html", "-o", "a b/page.html").err
     monkeypatch.setattr(html, "find_spec", lambda name: None)
     result = cli("audit", "gone.safetensors", "--format", "html")
     assert (result.status, result.out) == (2, "")

@@ -37,6 +37,7 @@ def test_c_names_another_file(cli: Cli, halves: Path, left_bright: Path, tmp_pat
         ("[convert]\nimput = '1x2'\n", "BNF-U006", "did you mean input"),
         ("[run]\ntop = 'few'\n", "BNF-U010", "'few'"),
         ("[run]\ntop = true\n", "BNF-U007", "True"),
+        ("[convert]\nsamples = ''\n[run]\noutput = ''\n", "BNF-U007", "empty"),
         ("[run]\nself-test = 1\n", "BNF-U007", "neither true nor false"),
         ("[run]\nformat = 'xml'\n", "BNF-U007", "text, json"),
     ],

@@ -208,6 +208,10 @@ def test_statistics_that_cannot_be_frozen_end_with_1_and_no_file(
         (["best.pt", *AS, "--min-agreement", "0.9"], "BNF-U151"),
         (["best.pt", *AS, "--to", "coreml"], "BNF-U010"),
         (["best.pt", *AS, "--skip", "conv-backwards"], "BNF-U025"),
+        (["nowhere.pt", *AS, "--allow", "BNF-A999"], "BNF-U180"),  # at once, whatever the file is
+        (["best.pt", *AS, "-o", ""], "BNF-U010"),
+        (["best.pt", *AS, "--samples", ""], "BNF-U010"),
+        (["", *AS], "BNF-U010"),
         (["best.pt", *AS, "--name", "a/b"], "BNF-U016"),
         (["best.pt", *AS, "--samples", "nowhere"], "BNF-U015"),
         (["best.pt", *AS, "--mean", "0.1,0.2,0.3"], "BNF-U012"),

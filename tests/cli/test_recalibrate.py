@@ -51,6 +51,7 @@ def wide():
 
 NAMES = ["body.1", "body.5", "head.1"]
 AS = ("--model", "net.py:Net", "--samples", "frames.npy")
+NONE = ("--model", "net.py:Net", "--samples", "none")
 
 
 def values(count: int = 45, seed: int = 0, brightness: float = 1) -> np.ndarray[Any, Any]:
@@ -386,6 +387,11 @@ def test_a_file_in_half_precision_stays_one(cli: Cli, project: Path) -> None:
         (["net.pt", *AS, "-o", "new.safetensors"], "BNF-U125"),
         (["net.safetensors", *AS, "-o", "new.pt"], "BNF-U125"),
         (["net.pt", *AS, "-o", "nowhere/new.pt"], "BNF-P013"),
+        # found before a frame is read
+        (["net.pt", *NONE, "-o", "new.safetensors"], "BNF-U125"),
+        (["net.pt", *NONE, "-o", "nowhere/new.pt"], "BNF-P013"),
+        (["net.pt", *NONE, "--collect", "nowhere/a.json"], "BNF-P013"),
+        (["net.pt", *NONE, "-o", "new.pt"], "BNF-R020"),
         (["net.pt", "--model", "net.py:Net", "-o", "new.pt"], "BNF-U124"),
         (["net.pt", "--samples", "frames.npy", "-o", "new.pt"], "BNF-U018"),
         (["net.pt", "--model", "net.py:Net", "--samples", "nowhere", "-o", "new.pt"], "BNF-U015"),
@@ -403,6 +409,7 @@ def test_a_file_in_half_precision_stays_one(cli: Cli, project: Path) -> None:
     ids=lambda value: " ".join(value[:1] + value[-3:]) if isinstance(value, list) else None,
 )
 def test_mistakes(cli: Cli, project: Path, arguments: list[str], code: str) -> None:
+    (project / "none").mkdir()
     before = {path.name for path in project.iterdir()}
     result = cli("recalibrate", *arguments, "--format", "json")
     assert result.status == 2, result.out

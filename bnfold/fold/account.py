@@ -43,11 +43,15 @@ class Account:
             if name not in entry.into:
                 entry.into.append(name)
 
-    def composed(self, first: Owners, second: Owners) -> None:
-        """Affines of these owners have become one."""
+    def composed(self, first: Owners, second: Owners, rule: str) -> None:
+        """Affines of these owners have become one by this rule."""
         together = {first.scale, first.shift, first.map, second.scale, second.shift, second.map}
         for owner in together:
             self._company.setdefault(owner, set()).update(together - {owner})
+            if USER in together - {owner}:  # it may be the network's own operator that was moved: not told
+                rules = self._sites[owner].entry.rules
+                if rule not in rules:
+                    rules.append(rule)
 
     def stuck(self, owners: Iterable[int], refusals: list[str]) -> None:
         """Why the affine of these BatchNorms goes no further, as far as is known now."""

@@ -222,7 +222,7 @@ class Engine:
             assert move.after is not None
             first = self._body.owners[operator]
             joint = owners.after(first, self._body.pending[node].affine, self._body.pending[operator].affine)
-            self._account.composed(first, owners)
+            self._account.composed(first, owners, step.rule)
             self._body.pending[operator], self._body.owners[operator] = move.after, joint
             operator.meta["sites"] |= node.meta["sites"]
             operator.meta["reference"] = node.meta["reference"]
@@ -273,7 +273,7 @@ class Engine:
                 assert move.after is not None
                 second = self._body.owners[reader]
                 joint = second.after(owners, self._body.pending[reader].affine, leaves.affine)
-                self._account.composed(owners, second)
+                self._account.composed(owners, second, step.rule)
                 self._body.pending[reader], self._body.owners[reader] = move.after, joint
                 reader.replace_input_with(node, source)
                 if step.forward:

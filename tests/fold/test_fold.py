@@ -151,6 +151,15 @@ def test_values_and_account(name: str) -> None:
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
 
 
+def test_a_batch_norm_that_the_network_s_own_operators_take_up_says_by_which_rule() -> None:
+    """It is their multiplication and addition that is moved into it, so no rule has moved the BatchNorm."""
+    network = Net(lambda m, x: torch.tanh(m.bn(torch.sin(x) * 2 + 1)), bn=nn.BatchNorm2d(3))
+    result = fold(draw_statistics(network, seed=3), (X,))
+    check_fold(network, result, (X,))
+    (entry,) = result.report.batch_norms
+    assert (entry.status, entry.rules, entry.reason) == ("folded", ["compose"], None)
+
+
 def test_an_instance_norm_that_uses_running_statistics_is_an_affine_of_the_network() -> None:
     """No BatchNorm, so it has no entry; the exporter would write it as a BatchNormalization."""
     torch.manual_seed(0)

@@ -107,7 +107,7 @@ def _convert(parser: CommandParser, flag: str, value: Any, where: str) -> Any:
         if not isinstance(value, bool):
             raise UsageError("BNF-U007", f"{value!r} is neither true nor false", where=where)
         return value
-    repeated = isinstance(parser.options[flag].default, list)
+    repeated = isinstance(parser.options[flag].default, list) or action.nargs == "+"
     if repeated:
         items = value if isinstance(value, list) else [value]
         return [_one(action.type, action.choices, item, where) for item in items]

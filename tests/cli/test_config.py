@@ -27,6 +27,13 @@ def test_c_names_another_file(cli: Cli, halves: Path, left_bright: Path, tmp_pat
         assert len(document["frames"][0]["outputs"][0]["top"]) == 2
 
 
+@pytest.mark.parametrize("value", ['["ab.state", "cd.state"]', '"ab.state"'])
+def test_an_option_of_several_values_takes_a_list_or_one(cli: Cli, tmp_path: Path, value: str) -> None:
+    (tmp_path / "bnfold.toml").write_text(f"[drift]\nmerge = {value}\n")
+    result = cli("drift")
+    assert (result.status, result.err.splitlines()[1]) == (2, "  where  ab.state")
+
+
 @pytest.mark.parametrize(
     ("text", "code", "says"),
     [

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bnfold.errors import UsageError
+from bnfold.errors import CheckpointError, UsageError
 from bnfold.report.conversion import render_verification
 
 from . import network, preparation, values
@@ -39,9 +39,7 @@ def configure(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open both, compare, report."""
     _check_options(options)
-    (reference, left), (candidate, right) = (
-        _open(path, options, context) for path in (options.reference, options.candidate)
-    )
+    (reference, left), (candidate, right) = _both(options, context)
 
     context.progress("starting torch")
     from bnfold.verify import compare, load_metric
@@ -85,6 +83,27 @@ def _inputs(module: Any, options: argparse.Namespace) -> Any:
     from bnfold.verify.sides import specs_of
 
     return specs_of(network.example_inputs(module, options.input), module)
+
+
+def _both(options: argparse.Namespace, context: Context) -> list[tuple[Any, str | None]]:
+    """Reference and candidate. Of two checkpoints, one may be without the prefix that is to be stripped.
+
+    Raises:
+        CheckpointError: BNF-L016 neither has it, or the only checkpoint has not.
+    """
+    paths = (options.reference, options.candidate)
+    spared = any(map(is_artifact, paths))
+    opened = []
+    for path in paths:
+        try:
+            opened.append(_open(path, options, context))
+        except CheckpointError as error:
+            if error.code != "BNF-L016" or spared:
+                raise
+            spared = True
+            without = argparse.Namespace(**{**vars(options), "strip_prefix": None})
+            opened.append(_open(path, without, context))
+    return opened
 
 
 def _open(path: str, options: argparse.Namespace, context: Context) -> tuple[Any, str | None]:

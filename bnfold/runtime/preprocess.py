@@ -45,11 +45,14 @@ class Preprocessor:
 
     def __init__(self, spec: TensorSpec, normalisation: Mapping[str, Any] | None) -> None:
         if normalisation is None:
+            fix = f"give {spec.dtype} values"
+            if len(spec.shape) == 4 and {spec.shape[1], spec.shape[3]} & {1, 3}:  # gray or colour: an image
+                fix += ", or convert with --color, --scale, --mean and --std"
             raise InputError(
                 "BNF-R014",
                 f"a uint8 frame was given, and nothing says how it becomes {spec.describe()}",
                 where=f"input {spec.name!r}",
-                fix=f"give {spec.dtype} values, or convert with --color, --scale, --mean and --std",
+                fix=fix,
             )
         self._spec = spec
         self._layout = str(normalisation["layout"])

@@ -263,6 +263,26 @@ def test_verify_passes_and_fails(
     assert two.status == 0, two.err
 
 
+def test_verify_strips_a_prefix_from_the_checkpoint_that_has_it(
+    cli: Cli, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of DataParallel against a plain one: both orders, and none of them is an error still."""
+    import torch
+
+    plain = torch.load(folder / "best.pt", weights_only=True)
+    wrapped = tmp_path / "wrapped.pt"
+    torch.save({f"module.{key}": value for key, value in plain.items()}, wrapped)
+    monkeypatch.chdir(folder)
+    options = ("--model", "net.py:Net", "--samples", "frames.npy", "--format", "json")
+    options += ("--strip-prefix", "module.")
+    for pair in ((wrapped, "best.pt"), ("best.pt", wrapped)):
+        result = cli("verify", *pair, *options)
+        assert (result.status, result.document["passed"]) == (0, True), result.err
+    assert cli("verify", wrapped, "other.pt", *options).status == 1
+    refused = cli("verify", "best.pt", "best.pt", *options)
+    assert (refused.status, refused.document["error"]["code"]) == (2, "BNF-L016")
+
+
 def test_verify_measures_a_changed_artifact_and_fails(
     cli: Cli, converted: Result, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,3 +159,7 @@ def test_without_a_normalisation() -> None:
         Preprocessor(TensorSpec("image", (1, 3, 6, 9), "float32"), None)
     assert caught.value.code == "BNF-R014"
     assert "image: float32 (1, 3, 6, 9)" in caught.value.what
+    assert caught.value.fix == "give float32 values, or convert with --color, --scale, --mean and --std"
+    with pytest.raises(InputError) as caught:  # convert would refuse these options for such an input
+        Preprocessor(TensorSpec("image", (1, 4, 6, 9), "float32"), None)
+    assert caught.value.fix == "give float32 values"

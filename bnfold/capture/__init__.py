@@ -21,7 +21,7 @@ from bnfold.capture.batch import at_least_two_frames, decisions, one_frame, requ
 from bnfold.capture.failures import definition, explain, silent, user_line
 from bnfold.capture.isolation import fresh, in_eval_mode, private_copy, run
 from bnfold.capture.regions import inline_regions
-from bnfold.capture.replay import require_same_answer
+from bnfold.capture.replay import refuse_fixed_batch, require_same_answer
 from bnfold.capture.structure import Structure, input_name, output_names
 from bnfold.capture.tidy import tidy
 from bnfold.errors import CaptureError, UsageError
@@ -101,11 +101,15 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
     args = fresh(bound.args)
     if not any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(args)):
         raise UsageError("BNF-U022", "there is no tensor among the example inputs", where="example_inputs")
-    if dynamic_batch:
-        args = at_least_two_frames(args)
+    given, args = args, at_least_two_frames(args) if dynamic_batch else args
     private = in_eval_mode(module)
     arguments = Arguments(args, signature, tuple(bound.arguments))
-    exported = _export(private, arguments, dynamic_batch)
+    try:
+        exported = _export(private, arguments, dynamic_batch)
+    except CaptureError as error:
+        if dynamic_batch and error.code == "BNF-C004":
+            refuse_fixed_batch(private, given, error)
+        raise
     body = exported.module(check_guards=False)
     inline_regions(body, definition(module.forward))
     _name_layers(body, module)

@@ -64,6 +64,29 @@ def require_same_answer(
         )
 
 
+def refuse_fixed_batch(module: nn.Module, given: tuple[Any, ...], failure: CaptureError) -> None:
+    """Refuse a forward that takes one frame, as it was given, and not the two that it is captured with.
+
+    Args:
+        module: a private copy of the module; a copy of it runs.
+        given: the user's own arguments.
+        failure: how forward failed on two frames.
+
+    Raises:
+        CaptureError: forward runs on what was given (BNF-C002).
+    """
+    try:
+        run(private_copy(module, share_parameters=False), given)
+    except CaptureError:
+        return
+    raise CaptureError(
+        "BNF-C002",
+        f"the model fixes the size of its batch: {failure.what.replace('the example inputs', 'two frames')}",
+        where=failure.where,
+        fix="convert without a dynamic batch, or compute shapes from x.shape[0] in forward",
+    ) from failure
+
+
 def _failure(captured: Captured, tensors: list[torch.Tensor], wanted: list[torch.Tensor]) -> str:
     try:
         with torch.no_grad():

@@ -43,6 +43,19 @@ def test_a_decision_by_the_batch_is_refused(forward: Callable[..., Any], example
     assert "without a dynamic batch" in caught.value.fix
 
 
+@pytest.mark.parametrize("example", [1, 2])
+def test_a_batch_that_is_written_into_forward_is_refused(example: int) -> None:
+    """A single frame is captured with a second one: that forward fails on these is not the user's input."""
+    with pytest.raises(CaptureError) as caught:
+        capture(Net(lambda net, x: x.reshape(example, 144) * 2), (frames(example),), dynamic_batch=True)
+    assert caught.value.code == "BNF-C002"
+    assert caught.value.what.startswith("the model fixes the size of its batch")
+    assert ".py:" in caught.value.where
+    with pytest.raises(CaptureError) as caught:  # but that it fails on any is
+        capture(Net(lambda net, x: net.layers(x).reshape(7, 11)), (frames(example),), dynamic_batch=True)
+    assert caught.value.code == "BNF-C004"
+
+
 def test_the_line_that_decides_is_named() -> None:
     def forward(net: Net, x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 1:

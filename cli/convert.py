@@ -149,7 +149,23 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
 
     context.progress("starting torch")
     import bnfold
+    from bnfold.request import check_request
 
+    asked = {
+        "to": options.to,
+        "output": options.output,
+        "name": options.name if options.name is not None else Path(options.checkpoint).stem,
+        "samples": options.samples,
+        "labels": labels,
+        "precision": options.precision,
+        "min_agreement": options.min_agreement,
+        "monitor": options.monitor,
+        "dynamic_batch": options.dynamic_batch,
+        "opset": options.opset,
+        "layout": options.layout,
+        "runtime": options.runtime,
+    }
+    check_request(**asked, source=None)  # before a large checkpoint is read
     _check_rules(options.skip)
     _check_causes(options.allow)
     context.progress(f"reading {Path(options.checkpoint).name}")
@@ -159,27 +175,16 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     result = bnfold.convert(
         loaded.module,
         examples,
-        to=options.to,
-        output=options.output,
-        name=options.name if options.name is not None else Path(options.checkpoint).stem,
-        samples=options.samples,
+        **asked,
         normalisation=normalisation,
-        labels=labels,
-        precision=options.precision,
-        min_agreement=options.min_agreement,
         answers=dict(options.answers),
-        monitor=options.monitor,
-        dynamic_batch=options.dynamic_batch,
         skip=tuple(options.skip),
         allow=tuple(options.allow),
         prune=options.prune,
-        opset=options.opset,
         source={"path": options.checkpoint, "sha256": checkpoint.sha256, "format": checkpoint.format},
         metric=options.metric,
         batch_statistics=options.batch_statistics,
         bake_normalisation=options.bake_normalisation,
-        layout=options.layout,
-        runtime=options.runtime,
         progress=context.progress,
     )
     document: dict[str, Any] = dict(result.to_json())

@@ -208,7 +208,11 @@ def test_statistics_that_cannot_be_frozen_end_with_1_and_no_file(
         (["best.pt", *AS, "--min-agreement", "0.9"], "BNF-U151"),
         (["best.pt", *AS, "--to", "coreml"], "BNF-U010"),
         (["best.pt", *AS, "--skip", "conv-backwards"], "BNF-U025"),
-        (["nowhere.pt", *AS, "--allow", "BNF-A999"], "BNF-U180"),  # at once, whatever the file is
+        # at once, whatever the checkpoint is
+        (["nowhere.pt", *AS, "--allow", "BNF-A999"], "BNF-U180"),
+        (["nowhere.pt", *AS, "--name", "a/b"], "BNF-U016"),
+        (["nowhere.pt", *AS, "--min-agreement", "0.9"], "BNF-U151"),
+        (["nowhere.pt", *AS, "--dynamic-batch", "--to", "tflite"], "BNF-U072"),
         (["best.pt", *AS, "-o", ""], "BNF-U010"),
         (["best.pt", *AS, "--samples", ""], "BNF-U010"),
         (["", *AS], "BNF-U010"),

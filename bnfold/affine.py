@@ -131,6 +131,19 @@ class Affine:
             maps = scaled if maps is None else maps + scaled
         return Affine(self.scale * first.scale, self.scale * first.shift + self.shift, maps)
 
+    def plus(self, other: Affine) -> Affine:
+        """The sum: ``self.plus(other)(x) == self(x) + other(x)``."""
+        maps = [part for part in (self.map, other.map) if part is not None]
+        return Affine(
+            self.scale + other.scale, self.shift + other.shift, sum(maps[1:], maps[0]) if maps else None
+        )
+
+    def times(self, factor: float) -> Affine:
+        """The multiple: ``self.times(factor)(x) == factor * self(x)``."""
+        return Affine(
+            factor * self.scale, factor * self.shift, None if self.map is None else factor * self.map
+        )
+
     def scale_after_shift(self, smallest: float = _SMALLEST) -> tuple[Affine, Affine] | None:
         """Split into ``scale(shift(x))``: s * x + t = s * (x + t / s).
 

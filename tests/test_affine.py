@@ -28,6 +28,18 @@ def test_statistics_that_give_no_number() -> None:
         Affine.from_batch_norm(np.zeros(1), np.array([-1e-5]), 1e-5, None, None)
 
 
+def test_sum_and_multiple() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 3, 4, 5))
+    first = Affine(rng.normal(size=3), rng.normal(size=3), rng.normal(size=(3, 4, 5)))
+    second = Affine(rng.normal(size=3), rng.normal(size=3), rng.normal(size=(3, 4, 5)))
+    plain = Affine(rng.normal(size=3), rng.normal(size=3))
+    for a, b in ((first, second), (first, plain), (plain, first), (plain, plain)):
+        np.testing.assert_allclose(run(a.plus(b), x), run(a, x) + run(b, x), rtol=1e-12)
+        np.testing.assert_allclose(run(a.times(-3.0), x), -3 * run(a, x), rtol=1e-13)
+    assert plain.plus(plain).map is None
+
+
 def test_composition_and_split() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 3, 4, 5))

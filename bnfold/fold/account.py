@@ -53,6 +53,11 @@ class Account:
                 if rule not in rules:
                     rules.append(rule)
 
+    def summed(self, one: Owners, other: Owners) -> None:
+        """The sum of these two has become one affine: its multiplication stands where the sum did."""
+        self.composed(one, other)
+        self._own += 1
+
     def stuck(self, owners: Iterable[int], refusals: list[str]) -> None:
         """Why the affine of these BatchNorms goes no further, as far as is known now."""
         for owner in owners:

@@ -8,7 +8,7 @@ end is lowered to a multiplication and an addition, or one of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -303,16 +303,32 @@ class Engine:
         """Put one call with new weights in the place of ``node`` and what only it reads."""
         host = step.move.host
         assert host is not None
-        branches = [source for source in node.all_input_nodes if source is not host]
-        with self._body.graph.inserting_before(node):
-            new = self._body.graph.node_copy(host)
-        new.meta = {**host.meta, "reference": node.meta["reference"]}
-        new.meta["sites"] = node.meta["sites"].union(*(s.meta["sites"] for s in node.all_input_nodes))
-        new.meta["val"] = g.value(node)
-        self._account.moved(new.meta["sites"], step, self._body)
-        self._body.set_weights(new, step.move.weights)
-        node.replace_all_uses_with(new)
-        self._body.graph.erase_node(node)
-        for source in {host, *branches}:
+        inputs = node.all_input_nodes
+        sites = node.meta["sites"].union(*(s.meta["sites"] for s in inputs))
+        if host in self._body.pending:
+            new = self._merge_terms(node, step, g.data_input(host))
+        else:
+            with self._body.graph.inserting_before(node):
+                new = self._body.graph.node_copy(host)
+            new.meta = {**host.meta, "reference": node.meta["reference"], "val": g.value(node)}
+            self._account.moved(sites, step, self._body)
+            self._body.set_weights(new, step.move.weights)
+            node.replace_all_uses_with(new)
+            self._body.graph.erase_node(node)
+        new.meta["sites"] = sites
+        for source in inputs:
             if not source.users and source.op == "call_function":
                 self._body.remove(source)
+
+    def _merge_terms(self, node: fx.Node, step: Step, value: fx.Node) -> fx.Node:
+        """Put one pending affine of ``value`` in the place of a sum of two; the sum is the network's own."""
+        terms = [source for source in node.all_input_nodes if source in self._body.pending]
+        terms = [term for term in terms if g.data_input(term) is value]
+        after, first, last = step.move.after, terms[0], terms[-1]
+        assert after is not None
+        affines = [self._body.pending[term].affine for term in (first, last)]
+        one, other = self._body.owners[first], self._body.owners[last]
+        self._account.moved(one.of(affines[0]) | other.of(affines[1]), step, self._body)
+        self._account.summed(one, other)
+        owners = replace(one.after(other, *affines), scale=USER)
+        return self._body.plant(node, after, owners, value)

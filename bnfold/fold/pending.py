@@ -55,13 +55,22 @@ class Pending:
         return Affine(np.full(channels, self.affine.scale[0]), np.full(channels, self.affine.shift[0]))
 
 
-def compose(first: Pending, second: Pending) -> Pending | None:
-    """Both in a row as one; None where they run over different axes."""
+def on_one_axis(first: Pending, second: Pending) -> tuple[Affine, Affine, int] | None:
+    """Both per channel of one axis, and that; None where they run over different axes."""
     there = first.on(second.axis, second.affine.channels)
     if there is not None:
-        return Pending(_snapped(second.affine.after(there), second.affine), second.axis)
+        return there, second.affine, second.axis
     here = second.on(first.axis, first.affine.channels)
-    return None if here is None else Pending(_snapped(here.after(first.affine), here), first.axis)
+    return None if here is None else (first.affine, here, first.axis)
+
+
+def compose(first: Pending, second: Pending) -> Pending | None:
+    """Both in a row as one; None where they run over different axes."""
+    found = on_one_axis(first, second)
+    if found is None:
+        return None
+    one, other, axis = found
+    return Pending(_snapped(other.after(one), other), axis)
 
 
 def _snapped(both: Affine, second: Affine) -> Affine:

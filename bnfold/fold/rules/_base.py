@@ -6,7 +6,7 @@ operator's output (backward) or on its input (forward), and answers with a :clas
 
     backward:   A(op(x, y))     =  move.after( op'( move.before[x](x), move.before[y](y) ) )
     forward:    op(A(x), y)     =  move.after( op'( x, move.before[y](y) ) )
-    merge:      op(f(x), g(x))  =  f'(x),  op(f(x))  =  f'(x)
+    merge:      op(f(x), g(x))  =  f'(x),  op(f(x))  =  f'(x),  op(A(x), B(x))  =  move.after(x)
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Move:
         after: what is pending on the operator's output afterwards; None for nothing.
         before: what is pending afterwards on the operator's inputs, by the input.
         becomes: another operator instead, called with the data input and ``weights``; None for the same.
-        host: merges only: the call that takes the place of the operator, with ``weights`` of its own.
+        host: merges only: the call that takes the place of the operator, with ``weights`` of its own; one
+            that stands for a pending affine becomes ``after``.
         settings: new values of the operator's arguments that are no tensors: what is padded with.
     """
 

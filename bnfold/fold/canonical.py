@@ -77,15 +77,27 @@ def use_one_name(graph: fx.Graph) -> None:
             node.target = _ALIASES.get(node.target, node.target)
 
 
+_LIKE = {
+    aten.view_as.default: aten.reshape.default,
+    aten.reshape_as.default: aten.reshape.default,
+    aten.expand_as.default: aten.expand.default,
+}
+
+
 def use_shapes(graph: fx.Graph) -> None:
-    """Write ``x.reshape_as(y)`` as a reshape to y's sizes: y's values are not read."""
+    """Write ``x.reshape_as(y)`` as a reshape to y's sizes, ``expand_as`` alike: y's values are not read."""
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in (aten.view_as.default, aten.reshape_as.default):
+        if node.op != "call_function" or node.target not in _LIKE:
             continue
         sizes = [size if isinstance(size, int) else -1 for size in g.value(node).shape]
-        if sizes.count(-1) > 1:
+        if node.target is aten.expand_as.default:
+            shape = g.value(g.data_input(node)).shape
+            own = (*(1,) * (len(sizes) - len(shape)), *shape)
+            if any(size == -1 and isinstance(mine, int) for mine, size in zip(own, sizes, strict=True)):
+                continue  # -1 keeps x's own size
+        elif sizes.count(-1) > 1:
             continue
-        node.target = aten.reshape.default
+        node.target = _LIKE[cast(Any, node.target)]
         node.args, node.kwargs = (node.args[0], sizes), {}
 
 

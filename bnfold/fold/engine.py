@@ -37,6 +37,7 @@ from bnfold.fold.prune import prune
 from bnfold.fold.report import Pruning
 from bnfold.fold.rules import Rule
 from bnfold.fold.site import Site
+from bnfold.fold.stacks import Stacks, use_concatenation
 
 aten = torch.ops.aten
 
@@ -81,6 +82,7 @@ class Engine:
         use_one_name(self._body.graph)
         use_shapes(self._body.graph)
         use_maxima(self._body.graph)
+        use_concatenation(self._body.graph)
         if self._body.pending:
             use_linear(self._body.graph, constants)
         own = 0
@@ -97,7 +99,7 @@ class Engine:
 
     def run(self) -> Folded:
         """Fold to a fixpoint, lower what is left, and account for every BatchNorm."""
-        splits = Splits(self._body.graph)
+        splits, stacks = Splits(self._body.graph), Stacks(self._body.graph)
         self._absorb()
         for node in self._body.waiting():
             if (self._body.pending[node].affine.scale == 0).any():
@@ -109,6 +111,7 @@ class Engine:
         lower(self._body, self._sites)
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
         splits.restore()
+        stacks.restore()
         g.clean(self._body.module)
         self._account.settle(self._body)
         return Folded(self._body.module, self._body.rounding, pruned)

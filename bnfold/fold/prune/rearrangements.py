@@ -23,7 +23,10 @@ from bnfold.fold.rules import Operator, _rearrange
 
 aten = torch.ops.aten
 
-_SIZES = frozenset({aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default})
+_SIZES = frozenset(
+    {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default}
+    | {aten.broadcast_to.default}
+)
 
 Pairs = NDArray[np.int64]
 

@@ -13,6 +13,8 @@ position, a convolution before it only one per map).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -61,6 +63,20 @@ class RearrangeBackward(Rule):
                 z: torch.Tensor = self.norm(y.reshape(x.shape[0], y.shape[-1], -1))
                 return z
 
+        class Arranged(nn.Module):
+            """A conv, what ``how`` makes of its answer, and a BatchNorm."""
+
+            def __init__(self, channels: int, norm: int, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+                super().__init__()
+                self.conv, self.norm, self.how = nn.Conv2d(3, channels, 1), nn.BatchNorm2d(norm), how
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor = self.norm(self.how(self.conv(x)))
+                return y
+
+        def arranged(channels: int, norm: int, how: Callable[[torch.Tensor], torch.Tensor]) -> Arranged:
+            return Arranged(channels, norm, how)
+
         def shuffled(channels: int, norm: int, shuffle: nn.Module) -> nn.Module:
             return nn.Sequential(nn.Conv2d(3, channels, 3), shuffle, nn.BatchNorm2d(norm))
 
@@ -70,6 +86,32 @@ class RearrangeBackward(Rule):
             Case("transposed", lambda: Transposed(3, 5), (2, 4, 3), ("folded",)),
             Case("transposed, sizes equal", lambda: Transposed(4, 4), (4, 4, 4), ("folded",)),
             Case("rows split, sizes equal", lambda: RowsSplit(4, 4), (4, 4, 4), ("kept",)),
+            Case("tiled", lambda: arranged(4, 4, lambda y: y.tile(2, 3)), (2, 3, 5, 6), ("folded",)),
+            Case(
+                "tiled, sizes equal",
+                lambda: arranged(3, 3, lambda y: y.tile(3)),
+                (3, 3, 3, 3),
+                ("folded",),
+            ),
+            Case(
+                "tiled along the channels",
+                lambda: arranged(2, 4, lambda y: y.tile(2, 1, 1)),
+                (2, 3, 4, 4),
+                ("kept",),
+            ),
+            Case(
+                "broadcast",
+                lambda: arranged(4, 4, lambda y: torch.broadcast_to(y[:, :, :1], (2, 4, 7, 6))),
+                (2, 3, 5, 6),
+                ("folded",),
+            ),
+            Case("turned", lambda: arranged(4, 4, lambda y: y.rot90(1, [2, 3])), (2, 3, 5, 6), ("folded",)),
+            Case(
+                "turned with its channels, sizes equal",
+                lambda: arranged(3, 3, lambda y: y.rot90(1, [1, 3])),
+                (3, 3, 3, 3),
+                ("kept",),
+            ),
             Case("pixel shuffle", lambda: shuffled(8, 2, nn.PixelShuffle(2)), (2, 3, 6, 7), ("folded",)),
             Case("pixel unshuffle", lambda: shuffled(2, 8, nn.PixelUnshuffle(2)), (2, 3, 6, 8), ("kept",)),
             Case("channel shuffle", lambda: shuffled(6, 6, nn.ChannelShuffle(3)), (6, 3, 8, 8), ("folded",)),

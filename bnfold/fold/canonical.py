@@ -1,8 +1,7 @@
 """One form for one thing, so that one rule serves all.
 
-A product with a constant matrix becomes a linear layer; a multiplication by, or an addition of, a
-constant per channel becomes an affine like any BatchNorm; the pieces of a split become slices, and a
-split again at the end.
+A multiplication by, or an addition of, a constant per channel becomes an affine like any BatchNorm; the
+pieces of a split become slices, and a split again at the end.
 """
 
 from __future__ import annotations
@@ -22,34 +21,6 @@ from bnfold.fold.constants import Constants
 from bnfold.fold.pending import Origin, Pending
 
 aten = torch.ops.aten
-
-
-def use_linear(graph: fx.Graph, constants: Constants) -> None:
-    """Write ``x @ W`` and ``addmm(b, x, W)`` as ``linear(x, W.T, b)``.
-
-    Exact and of the same cost. W has shape (in, out) and must be constant; the transpose is a constant too.
-    """
-    for node in list(graph.nodes):
-        if node.op != "call_function":
-            continue
-        operands = _operands(node)
-        if operands is None:
-            continue
-        x, matrix, bias = operands
-        is_matrix = (
-            isinstance(matrix, fx.Node) and g.value(matrix).ndim == 2 and constants.is_constant(matrix)
-        )
-        if not is_matrix or constants.is_constant(x):
-            continue
-        if bias is not None and g.value(bias).shape != g.value(matrix).shape[1:]:
-            continue  # one that is broadcast
-        with graph.inserting_before(node):
-            transposed = graph.call_function(aten.t.default, (matrix,))
-            transposed.meta = {"val": g.value(matrix).t(), "reference": None, "sites": frozenset()}
-            linear = graph.call_function(aten.linear.default, (x, transposed, bias))
-        linear.meta = dict(node.meta)
-        node.replace_all_uses_with(linear)
-        graph.erase_node(node)
 
 
 _ALIASES = {
@@ -151,17 +122,6 @@ def _without_indices(node: fx.Node) -> tuple[Any, ...] | None:
     window = [size // to for size, to in zip(sizes, wanted, strict=True)]
     pools = (aten.max_pool1d.default, aten.max_pool2d.default, aten.max_pool3d.default)
     return pools[spatial - 1], window, window
-
-
-def _operands(node: fx.Node) -> tuple[fx.Node, Any, fx.Node | None] | None:
-    if node.target in (aten.mm.default, aten.matmul.default):
-        x, matrix = node.args
-        return (x, matrix, None) if isinstance(x, fx.Node) and g.value(x).ndim >= 2 else None
-    if node.target is aten.addmm.default:
-        arguments = g.arguments(node)
-        if arguments["alpha"] == 1 and arguments["beta"] == 1:
-            return arguments["mat1"], arguments["mat2"], arguments["self"]
-    return None
 
 
 # --- the network's own multiplications and additions -------------------------------------------------------

@@ -23,7 +23,6 @@ from bnfold.fold.canonical import (
     Splits,
     frozen_instance_norms,
     network_affines,
-    use_linear,
     use_maxima,
     use_one_name,
     use_shapes,
@@ -33,6 +32,7 @@ from bnfold.fold.lowering import lower
 from bnfold.fold.pending import USER, Owners, Pending
 from bnfold.fold.plan import Plan, Step
 from bnfold.fold.planner import Planner
+from bnfold.fold.products import Products
 from bnfold.fold.prune import prune
 from bnfold.fold.report import Pruning
 from bnfold.fold.rules import Rule
@@ -83,8 +83,7 @@ class Engine:
         use_shapes(self._body.graph)
         use_maxima(self._body.graph)
         use_concatenation(self._body.graph)
-        if self._body.pending:
-            use_linear(self._body.graph, constants)
+        self._products = Products(self._body.graph, constants) if self._body.pending else None
         own = 0
         for node, pending in frozen_instance_norms(self._body.graph, constants):
             self._body.plant(node, pending, Owners.all(USER), g.data_input(node))
@@ -112,6 +111,8 @@ class Engine:
         pruned = prune(self._body, self._with_dead_channels()) if self._prune else None
         splits.restore()
         stacks.restore()
+        if self._products is not None:
+            self._products.restore()
         g.clean(self._body.module)
         self._account.settle(self._body)
         return Folded(self._body.module, self._body.rounding, pruned)

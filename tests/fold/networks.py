@@ -17,7 +17,7 @@ from bnfold.numerics import max_abs, max_rel_error
 
 RUN_TIME_FREE = {
     "getitem", "reshape", "reshape_as", "view", "view_as", "flatten", "permute", "transpose", "t",
-    "unsqueeze", "squeeze",
+    "unsqueeze", "squeeze", "unflatten",
 }  # fmt: skip
 
 
@@ -64,14 +64,15 @@ def run_time_operators(result: FoldResult, folded: bool) -> int:
 
 
 def _may_shrink(result: FoldResult) -> bool:
-    """Sums of branches, the network's own multiplications and layers in a row may vanish as well."""
+    """Sums of branches, the network's own multiplications, layers in a row, and what expands the matrix of a
+    product over the batch may vanish as well."""
     kinds = [
         [g.operator_name(node) for node in body.graph.nodes if node.op == "call_function"]
         for body in (result.captured.body, result.module.body)
     ]
     before, after = (sum(kind.startswith(("conv", "linear")) for kind in names) for names in kinds)
     return after < before or bool(
-        {"add", "sub", "mul", "div", "neg", "rsub", "instance_norm"} & set(kinds[0])
+        {"add", "sub", "mul", "div", "neg", "rsub", "instance_norm", "bmm"} & set(kinds[0])
     )
 
 

@@ -67,6 +67,8 @@ MUTATIONS: dict[str, Mutation] = {
 # Where a rule has more than one form, the cases of the others, besides its first that moves something.
 _FORMS = {
     "conv-transpose-backward": ("2 groups of 3",),
+    "linear-backward": ("over the edges of a graph",),
+    "linear-forward": ("over the edges of a graph",),
     "normalisation-backward": ("layer, over all axes",),
     "average-forward": ("a map, then its mean",),
     "rearrange-forward": ("flatten a map",),

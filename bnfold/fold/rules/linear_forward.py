@@ -2,9 +2,13 @@
 
     W (s * x + t) + b  =  (W diag(s)) x + (b + W t)
 
-W has shape (out, in): column c reads feature c. This is how a BatchNorm after an activation vanishes.
+W has shape (out, in): column c reads feature c. This is how a BatchNorm after an activation vanishes. Over
+any other axis a scale passes a layer that has no bias.
 
-Refuses: channels that are not the features, as for a linear layer over (batch, channels, features).
+    W (s * x)  =  s * (W x)
+
+Refuses: channels that are not the features, as for a linear layer over (batch, channels, features), where
+there is a shift or a bias.
 """
 
 from __future__ import annotations
@@ -42,6 +46,9 @@ class LinearForward(Rule):
             return DATA_DEPENDENT
         last = len(operator.input_shape) - 1
         affine = pending.on(last, operator.input_shape[last])
+        alone = not pending.affine.has_shift and pending.affine.map is None
+        if affine is None and alone and operator.arguments["bias"] is None:
+            return Move(after=pending)
         if affine is None or affine.map is not None:
             return Refusal(
                 f"the BatchNorm normalises axis {pending.axis}, the linear layer reads axis {last}"
@@ -66,6 +73,18 @@ class LinearForward(Rule):
                 y = self.norm(torch.sigmoid(x))
                 return self.a(y), y
 
+        class Edges(nn.Module):
+            """A BatchNorm, a sum over the edges of a graph (the last axis), a convolution."""
+
+            def __init__(self, channels: int, vertices: int) -> None:
+                super().__init__()
+                self.norm, self.conv = nn.BatchNorm2d(channels), nn.Conv2d(channels, 5, 1)
+                self.edges = nn.Parameter(torch.randn(vertices, vertices))
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                y: torch.Tensor = self.conv(self.norm(torch.sigmoid(x)) @ self.edges)
+                return y
+
         def after_sigmoid(*rest: nn.Module) -> nn.Module:
             return nn.Sequential(nn.Sigmoid(), *rest)
 
@@ -79,6 +98,8 @@ class LinearForward(Rule):
             ),
             Case("two readers", Heads, (2, 4), ("folded",)),
             Case("also returned", AlsoReturned, (2, 4), ("kept",)),
+            Case("over the edges of a graph", lambda: Edges(4, 6), (2, 4, 5, 6), ("reduced",)),
+            Case("over the edges, sizes equal", lambda: Edges(4, 4), (4, 4, 4, 4), ("reduced",)),
             Case(
                 "over the length",
                 lambda: after_sigmoid(nn.BatchNorm1d(4), nn.Linear(4, 4)),

@@ -160,8 +160,10 @@ _POINTWISE = ("relu", "relu6", "leaky", "prelu", "abs", "sigmoid", "gelu", "tanh
 _LAYERS = ("conv", "padded", "depthwise", "grouped", "transposed", "pointwise")
 _MOVES = ("max pool", "avg pool", "counted", "shuffle", "transpose", "upsample", "zeros", "reflect", "tokens")
 _OWN = ("layer scale", "own shift", "halve")
-_PAIRS = ("add", "add", "sub", "cat", "gate")
-_KINDS = _NORMS + _POINTWISE + _LAYERS + _MOVES + _OWN + _PAIRS
+_PRODUCTS = ("matrix", "turned matrix", "matrix first", "edges")
+_NORMALISED = ("group norm", "layer norm")
+_PAIRS = ("add", "add", "sub", "weighed", "cat", "stack", "depth", "gate")
+_KINDS = _NORMS + _POINTWISE + _LAYERS + _MOVES + _OWN + _PRODUCTS + _NORMALISED + _PAIRS
 
 
 class Program(nn.Module):
@@ -184,6 +186,8 @@ class Program(nn.Module):
         )
         self.narrow = nn.Conv2d(2 * c, c, 1)
         self.linear = nn.Linear(c, c)
+        self.matrix, self.edges = nn.Parameter(torch.randn(c, c)), nn.Parameter(torch.randn(6, 6))
+        self.group, self.layer = nn.GroupNorm(2, c), nn.LayerNorm((c, 6, 6))
         self.prelu = nn.PReLU(c)
         self.scale, self.shift = nn.Parameter(torch.randn(c, 1, 1)), nn.Parameter(torch.randn(1, c, 1, 1))
 
@@ -205,7 +209,10 @@ class Program(nn.Module):
             joined: dict[str, Callable[[], torch.Tensor]] = {
                 "add": lambda: x + y,
                 "sub": lambda: x - y,
+                "weighed": lambda: torch.add(x, y, alpha=-0.5),
                 "cat": lambda: self.narrow(torch.cat([x, y], 1)),
+                "stack": lambda: self.narrow(torch.stack([x, y], 1).flatten(1, 2)),
+                "depth": lambda: torch.stack([y, x], 2).amax(2),
                 "gate": lambda: x * torch.sigmoid(y.mean((2, 3), keepdim=True)),
             }
             return joined[kind]()
@@ -230,6 +237,12 @@ class Program(nn.Module):
             "layer scale": lambda: x * self.scale,
             "own shift": lambda: x + self.shift,
             "halve": lambda: 0.5 * x,
+            "matrix": lambda: torch.einsum("nchw,kc->nkhw", x, self.matrix),
+            "turned matrix": lambda: torch.einsum("ck,nchw->nkwh", self.matrix, x),
+            "matrix first": lambda: (self.matrix @ x.flatten(2)).unflatten(2, (6, 6)),
+            "edges": lambda: x @ self.edges,
+            "group norm": lambda: self.group(x),
+            "layer norm": lambda: self.layer(x),
         }
         return unary[kind]()
 

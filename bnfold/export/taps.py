@@ -3,7 +3,7 @@
 A monitored artifact gives, beside the answers, the mean of each channel of what every BatchNorm gave. That
 value exists where the BatchNorm was folded backward: the layer before it computes just that. What it was
 given exists where it was folded forward, or is left; scale and shift are then applied to the means, which are
-few numbers. Of branches that were merged into one convolution neither exists.
+few numbers. Of branches that were merged into one convolution, or terms into one affine, neither exists.
 
 Which node of the folded graph is which is found by moving numbers through both graphs, not from what the
 rules say.

@@ -251,3 +251,19 @@ def test_the_weight_is_the_matrix_times_the_scale() -> None:
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     assert torch.equal(stored[4], (module.w.T * scale[:, None])[:, :, None, None].float())
     assert torch.equal(stored[1], (norm.bias - norm.running_mean * scale).float())
+
+
+def test_a_graph_of_several_kinds_of_edges() -> None:
+    """A spatial-temporal graph convolution: the scale passes the sum over the edges, into the convolution."""
+
+    def run(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.conv(x).unflatten(1, (3, 5))
+        return torch.tanh(m.norm(torch.einsum("nkctv,kvw->nctw", y, m.w * m.importance)))
+
+    torch.manual_seed(0)
+    layers = {"conv": nn.Conv2d(4, 15, 1), "norm": nn.BatchNorm2d(5)}
+    edges = {"w": nn.Parameter(torch.rand(3, 6, 6)), "importance": nn.Parameter(torch.randn(3, 6, 6))}
+    result = folded(draw_statistics(Net(run, **layers, **edges), 5), (2, 4, 7, 6))
+    (entry,) = result.report.batch_norms
+    assert (entry.status, entry.into) == ("reduced", ["conv"])
+    assert "einsum" in operators(result)  # the edges are as they were

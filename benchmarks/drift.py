@@ -1,7 +1,7 @@
 """What bnfold.drift says without drift, and with it: false alarms, power, blame, run lengths, delays.
 
     python benchmarks/drift.py --data FOLDER_OF_MNIST_IDX_FILES [--only NAME,NAME] [--parts PART,PART]
-        [--draws 100] [--pool 0]
+        [--draws 100] [--pool 0] [--second-moments]
 
 `make bench-drift DATA=FOLDER` runs all of it, and the peers (drift_peers.py). Windows and calibration sets
 are drawn from held-out frames, whose taps are computed once. Every draw has its own calibration set, so that
@@ -30,6 +30,7 @@ from drift_networks import CACHE, SHIFTED, SUBJECTS  # noqa: E402
 from drift_pools import Array, Bench, Pool, Record, bonferroni, planted, pool_of, rate, row, verdicts  # noqa: E402
 from drift_streams import part_delay, part_online  # noqa: E402
 
+from bnfold.drift.reference import SQUARES  # noqa: E402
 from bnfold.drift.taps import Taps  # noqa: E402
 
 WINDOWS = (8, 16, 32, 64, 128)
@@ -93,7 +94,7 @@ def seen(bench: Bench, pool: Pool, seed: list[int], draws: int, origin: str = ""
         window = pool.take(random.permutation(len(pool))[:POWER_WINDOW])
         results = verdicts(window, held_out, held_out.blocks(), bench.reference)
         for key, result in zip(("zero", "one"), results, strict=True):
-            right = result.origin is not None and result.origin.name == origin
+            right = result.origin is not None and result.origin.name.removesuffix(SQUARES) == origin
             counts[key] += right if origin else result.drifted
     return counts
 
@@ -127,7 +128,8 @@ def powers(bench: Bench, part: str, shifts: Any, share: float) -> None:
 def part_blame(bench: Bench) -> None:
     """A shift of half a deviation in every other channel of what one BatchNorm gives."""
     draws, layers = bench.count(0.3), bench.reference.layers
-    for index in np.unique(np.linspace(0, len(layers) - 1, 6).astype(int)):
+    means = [place for place, layer in enumerate(layers) if layer.moment == 1]
+    for index in np.array(means)[np.unique(np.linspace(0, len(means) - 1, 6).astype(int))]:
         name = layers[index].name
 
         def compute(index: int = int(index), name: str = name) -> dict[str, Any]:
@@ -158,12 +160,14 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=100, help="calibration sets per size of the null part")
     parser.add_argument("--frames", type=int, default=3000, help="held-out frames to draw from")
     parser.add_argument("--pool", type=int, default=0, help="other held-out frames of the same kind: 1, 2")
+    parser.add_argument("--second-moments", action="store_true", help="beside the means")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for name in options.only.split(","):
         subject = SUBJECTS[name](options.data, options.frames, options.pool)
-        clean, reference = pool_of(subject, subject.frames)
+        clean, reference = pool_of(subject, subject.frames, options.second_moments)
         record = f"{name}_{options.pool}" if options.pool else name
+        record += "_squares" if options.second_moments else ""
         bench = Bench(subject, clean, reference, Record.of(CACHE, record), options.draws)
         print(
             f"\n{name}: {reference.channels:,} channels in {len(reference.layers)} layers, "

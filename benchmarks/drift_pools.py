@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bnfold.drift.blocks import Blocks, blocks_of
 from bnfold.drift.distributions import clopper_pearson, t_quantile
 from bnfold.drift.layout import layout_of
-from bnfold.drift.reference import Reference
+from bnfold.drift.reference import SQUARES, Reference
 from bnfold.drift.result import TierResult
 from bnfold.drift.taps import Taps
 from bnfold.drift.tiers import tier_0, tier_1
@@ -48,9 +48,9 @@ class Pool:
         return blocks_of(self.frames, self.taps.values, self.taps.sizes)
 
 
-def pool_of(subject: Subject, frames: torch.Tensor) -> tuple[Pool, Reference]:
-    """The frames through the network, and its reference."""
-    parts = [tap(subject.module, part.numpy()) for part in frames.split(100)]
+def pool_of(subject: Subject, frames: torch.Tensor, squares: bool = False) -> tuple[Pool, Reference]:
+    """The frames through the network, and its reference; ``squares``: with second moments."""
+    parts = [tap(subject.module, part.numpy(), second_moments=squares) for part in frames.split(100)]
     reference = parts[0].reference
     taps = [Taps.of(part.means, reference, part.scores) for part in parts]
     scores = np.concatenate([part.scores for part in taps])
@@ -64,6 +64,7 @@ def planted(subject: Subject, reference: Reference, index: int, by: float = 0.5)
     """The first held-out frames, where one BatchNorm's output is off by ``by`` in every other channel."""
     layer = reference.layers[index]
     seen: dict[str, list[Array]] = {one.name: [] for one in reference.layers}
+    centers = {one.name: torch.from_numpy(one.mean)[:, None] for one in reference.layers}
     frames = subject.frames[:SHIFTED]
     shift = torch.tensor(by * layer.deviation * (np.arange(layer.channels) % 2), dtype=frames.dtype)
 
@@ -71,8 +72,11 @@ def planted(subject: Subject, reference: Reference, index: int, by: float = 0.5)
         result: torch.Tensor = call.as_called()
         if call.name == layer.name:
             result = result + shift.view(-1, *[1] * (result.dim() - 2))
+        rows = result.reshape(len(result), result.shape[1], -1).double()
         if call.name in seen:
-            seen[call.name].append(result.reshape(len(result), result.shape[1], -1).double().mean(2).numpy())
+            seen[call.name].append(rows.mean(2).numpy())
+        if (squares := call.name + SQUARES) in seen:
+            seen[squares].append((rows - centers[call.name]).square().mean(2).numpy())
         return result
 
     with torch.no_grad(), answering(subject.module, answer):
@@ -175,7 +179,8 @@ class Bench:
         """Frames of a shift, and the error on them."""
         if name not in self._shifted:
             frames, answers = make()
-            pool, _ = pool_of(self.subject, frames)
+            squares = any(layer.moment == 2 for layer in self.reference.layers)
+            pool, _ = pool_of(self.subject, frames, squares)
             self._shifted[name] = pool, self.subject.error(self._scores(pool), answers)
         return self._shifted[name]
 

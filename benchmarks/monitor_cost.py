@@ -1,6 +1,6 @@
 """What the monitored file costs on the device: ResNet-18 and MobileNetV2 at 224 x 224, both formats.
 
-    python benchmarks/monitor_cost.py [--only NAME,NAME] [--pairs 60] [--every 10]
+    python benchmarks/monitor_cost.py [--only NAME,NAME] [--pairs 60] [--every 10] [--second-moments]
 
 Milliseconds of a frame through the clean and the monitored file, one thread, and what the monitor itself
 takes (tier 1 with 100 held-out frames); the share that a stream costs more where every k-th frame is
@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--to", default="onnx,tflite", help="formats, with commas")
     parser.add_argument("--pairs", type=int, default=60, help="of frames, per network and format")
     parser.add_argument("--every", type=int, default=10, help="k: one frame in k is monitored")
+    parser.add_argument("--second-moments", action="store_true", help="in the monitored files")
     parser.add_argument("--keep", type=Path, help="folder for the files; made once, and then used again")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -114,7 +115,10 @@ def main() -> int:
                 torch.manual_seed(0)
                 module = drawn(FULL_SIZE[name]())
                 example = (torch.rand(1, 3, 224, 224),)
-                bnfold.convert(module, example, to=formats, output=folder, name=name, monitor=True)
+                bnfold.convert(
+                    module, example, to=formats, output=folder, name=name,
+                    monitor=True, second_moments=options.second_moments,
+                )  # fmt: skip
             for suffix in formats:
                 clean, monitored = folder / f"{name}.{suffix}", folder / f"{name}.monitor.{suffix}"
                 a, b, ratio, low, high = pairs(
@@ -122,7 +126,8 @@ def main() -> int:
                 )
                 own, state = monitor_cost(monitored)
                 reference = Reference.from_json(read(monitored)["drift_reference"])
-                seen = f"{len(reference.layers)} of {len(reference.layers) + len(reference.left_out)}"
+                means = sum(layer.moment == 1 for layer in reference.layers)
+                seen = f"{means} of {means + len(reference.left_out)}"
                 more = ((ratio - 1) * a + own) / (k * a)
                 interval = f"{ratio:.3f} [{low:.3f}, {high:.3f}]"
                 print(f"| {name} | {suffix} | {seen} | {a:.2f} | {b:.2f} | {interval} | {own:.2f} | "

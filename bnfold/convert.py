@@ -60,6 +60,7 @@ def convert(
     labels: list[str] | None = None,
     precision: str = "fp32",
     monitor: bool = False,
+    second_moments: bool = False,
     dynamic_batch: bool = False,
     skip: Iterable[str] = (),
     allow: Iterable[str] = (),
@@ -96,6 +97,8 @@ def convert(
             and outputs are the same in each.
         monitor: write ``NAME.monitor.onnx`` beside ``NAME.onnx``: the same answers, and what the drift checks
             look at. At least 20 of ``samples`` become its baseline.
+        second_moments: in the monitored file: each channel's mean square beside its mean, which takes more
+            time a frame and sees changes that leave means where they are.
         dynamic_batch: keep the batch axis symbolic (ONNX only).
         skip: names of fold rules not to use.
         allow: codes of causes in the catalogue, as ``BNF-A010``: errors of the audit that this network may
@@ -143,6 +146,7 @@ def convert(
         labels=labels,
         precision=precision,
         monitor=monitor,
+        second_moments=second_moments,
         dynamic_batch=dynamic_batch,
         opset=opset,
         source=source,
@@ -295,7 +299,7 @@ def _contents(
     recorded = whole.to_json() if whole.layers else None
     contents = {"clean": draft.Content("clean", ours.body, ours.outputs, entries, allowed, recorded)}
     if request.monitor:
-        tapped = taps.tap(folded)
+        tapped = taps.tap(folded, monitor_graph.by_name(whole) if request.second_moments else None)
         seen = monitor_graph.monitored(whole, tapped, folded, proof.frames)
         contents["monitor"] = draft.Content(
             "monitor", tapped.body, tapped.outputs, entries, allowed, seen.to_json()

@@ -29,6 +29,7 @@ class Request:
         folder: where the files go; it may not be there yet.
         name: of the files, without a target's suffix.
         labels: of the classes, or None.
+        monitor, second_moments: whether monitored files are made, and whether these have second moments.
         source: ``path``, ``sha256`` and ``format`` of the checkpoint.
         precision: ``fp32``, ``fp16`` or ``int8``.
         gate: what a lower precision is held to; None for ``fp32``.
@@ -41,6 +42,7 @@ class Request:
     name: str
     labels: list[str] | None
     monitor: bool = False
+    second_moments: bool = False
     source: dict[str, str | None] = field(default_factory=dict)
     precision: str = "fp32"
     gate: Gate | None = None
@@ -68,6 +70,7 @@ def check_request(
     labels: Sequence[str] | None,
     precision: str,
     monitor: bool,
+    second_moments: bool = False,
     dynamic_batch: bool,
     opset: int | None,
     source: Mapping[str, Any] | None,
@@ -83,11 +86,19 @@ def check_request(
             file; BNF-U181 an empty name for the folder; BNF-U073 labels that are no names; BNF-U150 a
             monitored file in int8; BNF-U151 a share of agreement that is none, or that nothing is held to;
             BNF-U186 an unknown layout; BNF-U187 channels last in ONNX;
+            BNF-U181 second moments without a monitored file;
             BNF-U188 an unknown runtime, or one of TFLite's without a TFLite file.
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
             target with.
     """
     gate = _gate(precision, min_agreement, monitor=monitor, calibrated=samples is not None)
+    if second_moments and not monitor:
+        raise UsageError(
+            "BNF-U181",
+            "second moments are tapped in a monitored file, and none is asked for",
+            where="second moments",
+            fix="add --monitor (monitor=True), or leave second moments out",
+        )
     targets = _targets(to)
     _check_layout(layout, targets)
     _check_runtime(runtime, targets)
@@ -132,6 +143,7 @@ def check_request(
         name,
         _checked_labels(labels),
         monitor,
+        second_moments,
         {
             key: None if given.get(key) is None else encodable(str(given[key]))
             for key in ("path", "sha256", "format")

@@ -140,6 +140,13 @@ def _add_artifact_options(parser: CommandParser) -> None:
         default=False,
         help="also NAME.monitor.*: the same answers, and what bnfold drift looks at",
     )
+    parser.option(
+        "--second-moments",
+        group=group,
+        action="store_true",
+        default=False,
+        help="in NAME.monitor.* the channels' mean squares, too: slower, and bnfold drift sees more",
+    )
 
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
@@ -160,6 +167,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "precision": options.precision,
         "min_agreement": options.min_agreement,
         "monitor": options.monitor,
+        "second_moments": options.second_moments,
         "dynamic_batch": options.dynamic_batch,
         "opset": options.opset,
         "layout": options.layout,

@@ -13,8 +13,9 @@ from torch import nn
 import bnfold
 from bnfold import manifest
 from bnfold.conversion import ConversionResult
-from bnfold.drift import Reference
+from bnfold.drift import Reference, Stream
 from bnfold.errors import UsageError
+from bnfold.statistics.taps import tap
 from tests.verify.networks import SHAPE, Small, built, frames
 
 EXAMPLE = (torch.zeros(SHAPE),)
@@ -87,6 +88,47 @@ def test_the_reference_is_in_population_terms(made: tuple[ConversionResult, Path
             np.testing.assert_allclose(layer.deviation, spread.detach().numpy(), rtol=1e-6)
             assert layer.momentum == bn.momentum
             assert bool(layer.tap) == bool(role)
+
+
+@pytest.mark.parametrize("target", ["onnx", "tflite"])
+def test_second_moments_on_request(tmp_path: Path, target: str) -> None:
+    """The artifact gives what the module gives, and the same verdict."""
+    assert convert(tmp_path, to=(target,), monitor=True, second_moments=True).passed
+    model = bnfold.open(tmp_path / f"net.monitor.{target}")
+    reference = Reference.from_json(model.manifest["drift_reference"])
+    assert reference.baseline is not None
+    module = built(Small)
+    window = np.concatenate([f if f.ndim == 4 else f[None] for f in frames(30, seed=5)])
+    expected = tap(module, window, second_moments=True)
+    names = [layer.name for layer in expected.reference.layers]
+    squares = [layer for layer in reference.layers if layer.moment == 2]
+    assert squares
+    for layer in reference.layers:
+        twin = expected.reference.layers[names.index(layer.name)]
+        assert np.array_equal(layer.mean, twin.mean)
+        assert np.array_equal(layer.deviation, twin.deviation)
+        got = np.concatenate([model.predict_raw(frame[None])[layer.tap] for frame in window[:4]])
+        np.testing.assert_allclose(got, expected.means[names.index(layer.name)][:4], rtol=1e-3, atol=1e-4)
+    for frames_ in (window, 0.5 * window):
+        ours = bnfold.drift.check(module, frames_, second_moments=True)
+        theirs = bnfold.drift.check(model, frames_)
+        by_name = {layer.name: layer for layer in ours.tiers[-1].layers}
+        for layer in theirs.tiers[-1].layers:
+            twin = by_name[layer.name]
+            assert layer.effect == pytest.approx(twin.effect, rel=1e-3, abs=1e-4)
+    stream = Stream(model)  # watches the means alone
+    for frame in window:
+        stream.predict(frame)
+    assert [layer.name for layer in stream.monitor.state.scale.layers] == [
+        layer.name for layer in reference.layers if layer.moment == 1
+    ]
+
+
+def test_second_moments_are_of_a_monitored_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        convert(tmp_path, second_moments=True)
+    assert caught.value.code == "BNF-U181"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_samples_there_is_no_baseline(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def check(
     baseline: Frames | None = None,
     train_batch: int = 32,
     blocks: int | None = None,
+    second_moments: bool = False,
     margin: float = tier0.MARGIN,
     keep: bool = False,
 ) -> DriftResult:
@@ -47,6 +48,8 @@ def check(
         train_batch: the batch of training, which no checkpoint stores. It says how exact the running mean is,
             and how far the running variance of a small batch is too small.
         blocks: how many frames belong to one scene; None: estimated from the frames.
+        second_moments: of a module: whether second moments are looked at beside the means, which sees changes
+            that leave means where they are. An artifact has them where it was converted with them.
         margin: the root mean square shift over a layer's channels, in deviations, that is no drift.
         keep: whether the result keeps its ``evidence``: frames and taps, for a report that shows them.
 
@@ -62,7 +65,7 @@ def check(
     The methods and their assumptions are in docs/drift.md.
     """
     _check_options(train_batch, blocks, margin)
-    seen = observe(monitored_artifact_or_module, frames)
+    seen = observe(monitored_artifact_or_module, frames, second_moments=second_moments)
     reference = seen.reference
     arrays = frames_of(frames)
     pictures = next(iter(arrays.values()))
@@ -77,7 +80,9 @@ def check(
     known: NDArray[np.float32] | None = None
     layouts: Layouts
     if baseline is not None:
-        held_out = observe(monitored_artifact_or_module, baseline, "baseline")
+        held_out = observe(
+            monitored_artifact_or_module, baseline, "baseline", second_moments=second_moments
+        )
         compared = next(iter(frames_of(baseline, "baseline").values()))
         before = held_out.taps.take(held_out.taps.finite)
         compared = compared[np.flatnonzero(held_out.ran)[held_out.taps.finite]]

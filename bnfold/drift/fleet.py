@@ -170,10 +170,9 @@ def _tested(states: Sequence[State], scale: Scale, alpha: float) -> list[LayerTe
         values[:, part] / math.sqrt(factor)
         for part, factor in zip(columns(scale.sizes), factors, strict=True)
     ]
-    behind = [layer.behind for layer in scale.layers]
-    batches = [layer.batches for layer in scale.layers]
-    single = [layer.single and len(rows) >= _SURE for layer in scale.layers]
-    return tier0.judge(parts, behind, batches, single, alpha=alpha)
+    sure = len(rows) >= _SURE
+    expected = [tier0.Expected(one.behind, one.batches, one.single and sure) for one in scale.layers]
+    return tier0.judge(parts, expected, alpha=alpha)
 
 
 def _device(name: str, state: State, tests: Sequence[LayerTest]) -> DeviceDrift:

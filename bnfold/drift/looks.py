@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bnfold.drift import tier0, tier1
 from bnfold.drift.reference import LayerReference
 from bnfold.drift.scan import deals_for, scan
-from bnfold.drift.taps import columns, spread_factor
+from bnfold.drift.taps import columns, expectation, spread_factor
 from bnfold.drift.tier0 import LayerTest
 
 _WINDOWS = (32, 64)  # of 16 frames tier 0 tells chance too roughly for so small a level
@@ -86,9 +86,7 @@ class Looks:
     ) -> None:
         self._sizes = tuple(sizes)
         self._alpha = alpha
-        self._behind = [layer.frames_behind(train_batch) for layer in layers]
-        self._batches = [None if layer.momentum is None else layer.batches for layer in layers]
-        self._single = [layer.positions == 1 for layer in layers]
+        self._expected = [expectation(layer, train_batch) for layer in layers]
         factors = [math.sqrt(spread_factor(layer, train_batch)) for layer in layers]
         self._factors = np.repeat(factors, self._sizes)
 
@@ -106,13 +104,13 @@ class Looks:
     def _against_statistics(self, values: NDArray[np.float32]) -> Look | None:
         found: list[Look] = []
         scaled = values / self._factors
-        layers, alpha = (self._behind, self._batches, self._single), self._alpha / len(_WINDOWS)
+        alpha = self._alpha / len(_WINDOWS)
         for window in _WINDOWS:
             recent = scaled[-window:]
-            if window > len(scaled) or not tier0.possible(recent, self._sizes, *layers, alpha=alpha):
+            if window > len(scaled) or not tier0.possible(recent, self._sizes, self._expected, alpha=alpha):
                 continue
             parts = [recent[:, part] for part in columns(self._sizes)]
-            tests = tier0.judge(parts, *layers, alpha=alpha)
+            tests = tier0.judge(parts, self._expected, alpha=alpha)
             if any(test.significant for test in tests):
                 found.append(Look(window, None, tests))
         return max(found, key=lambda look: max(test.strength for test in look.tests), default=None)

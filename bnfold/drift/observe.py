@@ -62,13 +62,16 @@ def frames_of(given: Any, what: str = "frames") -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def observe(source: Any, given: Frames, what: str = "frames") -> Observed:
+def observe(
+    source: Any, given: Frames, what: str = "frames", *, second_moments: bool = False
+) -> Observed:
     """Runs frames and taps them.
 
     Args:
         source: an ``nn.Module``, an opened monitored artifact, or its path.
         given: model inputs, first axis: frames.
         what: what the frames are called in messages.
+        second_moments: of a module: tap them, too; an artifact has them or not.
 
     Raises:
         UsageError: BNF-U140 the artifact is not a monitored one; BNF-U141 a module without a BatchNorm to
@@ -83,7 +86,7 @@ def observe(source: Any, given: Frames, what: str = "frames") -> Observed:
             ran &= np.isfinite(array.reshape(len(array), -1)).all(axis=1)
     used = {name: array[ran] for name, array in arrays.items()}
     if hasattr(source, "named_modules"):
-        return _module(source, used, ran)
+        return _module(source, used, ran, second_moments)
     if isinstance(source, str | os.PathLike):
         from bnfold.runtime import open as open_artifact
 
@@ -97,12 +100,15 @@ def observe(source: Any, given: Frames, what: str = "frames") -> Observed:
     return _artifact(source, used, ran)
 
 
-def _module(source: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_]) -> Observed:
+def _module(
+    source: Any, arrays: dict[str, NDArray[Any]], ran: NDArray[np.bool_], second_moments: bool
+) -> Observed:
     from bnfold.statistics.taps import tap  # torch: only where a module is at hand
 
     if not ran.any():
         arrays = {name: np.zeros((1, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
-    found = tap(source, arrays[""] if set(arrays) == {""} else arrays)
+    given = arrays[""] if set(arrays) == {""} else arrays
+    found = tap(source, given, second_moments=second_moments)
     taps = Taps.of(found.means, found.reference, found.scores)
     some = slice(None) if ran.any() else slice(0, 0)
     pictures = layout_of(arrays)

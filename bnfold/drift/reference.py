@@ -10,6 +10,9 @@ mean mu and variance var of training:
 The deviation is that of a single value; a mean over H x W positions varies less, by an unknown factor between
 1 / (H W) and 1. So it bounds the deviation of a tap, and equals it where there is one position.
 
+On request each tap has a second beside it: the mean square about the population mean, whose mean in training
+is the variance. It is kept as a layer of its own, see :meth:`LayerReference.squares`.
+
 An artifact with role ``monitor`` keeps the document of :meth:`Reference.to_json` in
 ``manifest["drift_reference"]``. For each layer it has one further graph output of shape (batch, channels),
 whose name among the manifest's outputs is the layer's ``tap``.
@@ -21,7 +24,7 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -32,10 +35,15 @@ from bnfold.errors import ArtifactError
 
 Array = NDArray[np.float64]
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 has no second moments; a document without any is still written so."""
 
 _DEAD = 1e-6
 """A channel whose deviation is this share of its layer's largest carries no signal to test."""
+
+
+SQUARES = "^2"
+"""What the name of a layer's second moments ends in."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class LayerReference:
         batches: ``num_batches_tracked``; None where it is not known.
         of: whether the taps see the BatchNorm's ``output`` or its ``input``.
         tap: the name of the artifact's output that carries the taps; empty for a module.
+        moment: 1 for means, 2 for second moments, see :meth:`squares`.
     """
 
     name: str
@@ -60,6 +69,7 @@ class LayerReference:
     batches: int | None = None
     of: Literal["output", "input"] = "output"
     tap: str = ""
+    moment: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         # As they are stored: a reference from a file and one from a module must say the same.
@@ -68,6 +78,16 @@ class LayerReference:
             object.__setattr__(self, key, rounded)
         if self.mean.ndim != 1 or self.mean.shape != self.deviation.shape:
             raise ValueError(f"{self.name}: mean {self.mean.shape}, deviation {self.deviation.shape}")
+
+    def squares(self) -> LayerReference:
+        """The second moments of this layer about its mean: their own mean is the variance, in training.
+
+        A normal value's square deviates from that by sqrt(2) times the variance, which is their unit here.
+        """
+        variance = np.square(self.deviation)
+        return replace(
+            self, name=self.name + SQUARES, mean=variance, deviation=math.sqrt(2) * variance, tap="", moment=2
+        )
 
     @property
     def channels(self) -> int:
@@ -107,7 +127,7 @@ class Reference:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; arrays as base64 of little-endian float32."""
         return {
-            "schema": SCHEMA,
+            "schema": SCHEMA if any(layer.moment == 2 for layer in self.layers) else 1,
             "layers": [
                 {
                     "name": layer.name,
@@ -115,6 +135,7 @@ class Reference:
                     "of": layer.of,
                     "channels": layer.channels,
                     "positions": layer.positions,
+                    **({"moment": 2} if layer.moment == 2 else {}),
                     "momentum": layer.momentum,
                     "batches": layer.batches,
                     "mean": pack(layer.mean),
@@ -134,8 +155,8 @@ class Reference:
             ArtifactError: BNF-M030 the document is damaged or of a newer schema; the message says what of it.
         """
         entry = _Entry(document, where)
-        if entry.number("schema", kind=int) != SCHEMA:
-            entry.fail("schema", f"is {document['schema']}; this bnfold reads {SCHEMA}")
+        if not 1 <= entry.number("schema", kind=int) <= SCHEMA:
+            entry.fail("schema", f"is {document['schema']}; this bnfold reads 1 to {SCHEMA}")
         layers = tuple(_layer(item, where) for item in entry.items("layers"))
         names = [layer.name for layer in layers]
         if len(set(names)) != len(names):
@@ -189,6 +210,9 @@ def _layer(document: Any, where: str) -> LayerReference:
     positions = entry.number("positions", kind=int)
     if positions < 1:
         entry.fail("positions", f"is {positions}")
+    moment = document.get("moment", 1)
+    if type(moment) is not int or moment not in (1, 2):
+        entry.fail("moment", f"is {moment!r}")
     momentum = None if document.get("momentum") is None else float(entry.number("momentum"))
     batches = None if document.get("batches") is None else int(entry.number("batches", kind=int))
     arrays = {}
@@ -203,7 +227,7 @@ def _layer(document: Any, where: str) -> LayerReference:
         entry.fail("momentum", f"is {momentum}")
     return LayerReference(
         entry.text("name"), arrays["mean"], arrays["deviation"], int(positions), momentum, batches,
-        "output" if of == "output" else "input", entry.text("tap"),
+        "output" if of == "output" else "input", entry.text("tap"), 2 if moment == 2 else 1,
     )  # fmt: skip
 
 

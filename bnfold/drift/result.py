@@ -10,6 +10,7 @@ from typing import Any, Literal
 from bnfold import finding
 from bnfold.drift.evidence import Evidence
 from bnfold.drift.images import Change
+from bnfold.drift.reference import SQUARES
 from bnfold.finding import Finding
 
 
@@ -18,8 +19,9 @@ class LayerDrift:
     """One layer in one tier's eyes.
 
     Attributes:
-        name: of the BatchNorm call.
-        effect: root mean square over its channels of the mean shift beyond chance, in deviations of training.
+        name: of the BatchNorm call; of its second moments, which are a layer of their own, it ends in ``^2``.
+        effect: root mean square over its channels of the mean shift beyond chance, in deviations of training;
+            for second moments that is sqrt(2) variances.
         limit: the effect below which nothing is said of the layer.
         significant: whether the layer drifted.
         by: the tests that say so: ``shift``, ``scale``, ``spread``, ``channel``.
@@ -40,6 +42,11 @@ class LayerDrift:
     p: float | None
     channels: tuple[int, ...]
     shifts: tuple[float, ...]
+
+    @property
+    def second_moments(self) -> bool:
+        """Whether it is about them, and not about means."""
+        return self.name.endswith(SQUARES)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -115,8 +122,9 @@ class TierResult:
 
     @property
     def detectable(self) -> float:
-        """A shift of this size in any one layer would have been seen with probability 0.9."""
-        return max((layer.detectable for layer in self.layers), default=math.inf)
+        """A shift of this size in any one layer's means would have been seen with probability 0.9."""
+        means = (layer.detectable for layer in self.layers if not layer.second_moments)
+        return max(means, default=math.inf)
 
     def to_json(self) -> dict[str, Any]:
         return {

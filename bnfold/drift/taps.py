@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.drift.reference import LayerReference, Reference
+from bnfold.drift.tier0 import Expected
 
 Array = NDArray[np.float32]
 
@@ -91,6 +93,18 @@ def columns(sizes: Sequence[int]) -> list[slice]:
     """For each layer, where its columns are in an array of all layers side by side."""
     edges = np.concatenate([[0], np.cumsum(sizes)])
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def expectation(layer: LayerReference, train_batch: int, *, frames: int = 1) -> Expected:
+    """What tier 0 knows of a layer's taps; ``frames``: whose mean each of them is."""
+    squares = layer.moment == 2
+    return Expected(
+        layer.frames_behind(train_batch),
+        None if layer.momentum is None else layer.batches,
+        single=layer.positions == 1 and frames == 1,
+        squares=squares,
+        bias=(spread_factor(layer, train_batch) - 1) / math.sqrt(2) if squares else 0.0,
+    )
 
 
 def spread_factor(layer: LayerReference, train_batch: int) -> float:

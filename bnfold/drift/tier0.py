@@ -23,6 +23,11 @@ is what decides.
 the channels vary by and may leave their means where they were. The gap of these means is as large as that of
 the others (docs/drift.md).
 
+*Second moments.* Where they are tapped, u is their deviation from the variance, in sqrt(2) variances, and
+has mean 0. The same test is made of it as "scale". Frames differ in contrast, so nothing bounds how u varies,
+and a few frames may hold most of it: the window tells its trace with a third of the degrees of freedom that
+it seems to, and (n - 1) / 2 at most.
+
 *Spread.* The mean of z^2 over frames and channels is at most 1 without drift: more tells of a larger scale.
 
 Every layer has a p-value for its shift, and for its scale. What they say together is their weighted harmonic
@@ -60,6 +65,30 @@ _LARGEST_TRACE = 1.0  # of tr S / C: the variance between frames is at most that
 _UNSEEN = 500.0  # n frames tell a trace with at most (n - 1)^3 / this degrees of freedom,
 _LEAST_KNOWN = 4.0  # or this many
 _LEAST_P = 1e-300
+_CLIP_SQUARES = 10.0  # a mean of what is clipped lower would lie below 0 where frames differ in contrast
+_SEEN_SQUARES = 1 / 3  # of the degrees of freedom with which frames seem to tell a trace of second moments;
+_FRAMES_SQUARES = 0.5  # at most this times n - 1,
+_LEAST_SQUARES = 3.0  # and at least these
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a layer's taps without drift, beside that their mean is 0.
+
+    Attributes:
+        behind: n_ref, the frames that the reference is an average of.
+        batches: ``num_batches_tracked``, or None.
+        single: whether a tap is one value of one frame, so that its deviation is known.
+        squares: whether taps are second moments, which nothing bounds.
+        bias: of second moments: how far their mean may lie above 0, as the running variance of a small batch
+            is too small.
+    """
+
+    behind: float
+    batches: int | None = None
+    single: bool = False
+    squares: bool = False
+    bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +120,7 @@ class LayerTest:
 
 def judge(
     layers: Sequence[NDArray[np.floating]],
-    frames_behind: Sequence[float],
-    batches: Sequence[int | None],
-    single: Sequence[bool],
+    expected: Sequence[Expected],
     *,
     alpha: float = ALPHA,
     margin: float = MARGIN,
@@ -101,26 +128,19 @@ def judge(
     """One test for each layer; a layer without channels passes.
 
     Args:
-        layers: taps of independent frames, each (frames, channels), divided by the layer's spread factor.
-        frames_behind: n_ref of each layer.
-        batches: ``num_batches_tracked`` of each layer, or None.
-        single: whether a tap of the layer is one value of one frame, so that its deviation is known.
+        layers: taps of independent frames, each (frames, channels); means are divided by the layer's spread
+            factor.
+        expected: of each layer.
         alpha: the rate of false alarms over all layers.
         margin: the gap that is no drift, in deviations.
     """
     family = max(1, sum(layer.shape[1] > 0 for layer in layers))
     channels = max(1, sum(layer.shape[1] for layer in layers))
     found = [
-        _layer(
-            np.clip(layer, -_CLIP, _CLIP).astype(np.float64),
-            behind,
-            _gap(margin, seen),
-            alpha,
-            family,
-            channels,
-            one,
-        )
-        for layer, behind, seen, one in zip(layers, frames_behind, batches, single, strict=True)
+        _squares(layer, one, margin, alpha, family)
+        if one.squares
+        else _layer(layer, one, margin, alpha, family, channels)
+        for layer, one in zip(layers, expected, strict=True)
     ]
     level = alpha * _SHARES["shift"]
     together = _together([part for one in found for part in one.parts.values()], level)
@@ -162,9 +182,7 @@ class _Found:
 def possible(
     values: NDArray[np.floating],
     sizes: Sequence[int],
-    frames_behind: Sequence[float],
-    batches: Sequence[int | None],
-    single: Sequence[bool],
+    expected: Sequence[Expected],
     *,
     alpha: float = ALPHA,
     margin: float = MARGIN,
@@ -180,13 +198,13 @@ def possible(
         sizes: channels of each layer.
     """
     level = alpha * _SHARES["shift"]
-    if level > _SURE_TAIL or len(values) < 2:
+    live = [(one, size) for one, size in zip(expected, sizes, strict=True) if size]
+    if level > _SURE_TAIL or len(values) < 2 or any(one.squares for one, _ in live):
         return True
-    live = [index for index, size in enumerate(sizes) if size]
-    counts = np.array([sizes[index] for index in live])
+    counts = np.array([size for _, size in live])
     begins = np.cumsum([0, *counts[:-1]])
-    noise = 1 / len(values) + 1 / np.array([frames_behind[index] for index in live])
-    gap = np.array([_gap(margin, batches[index]) for index in live])
+    noise = 1 / len(values) + 1 / np.array([one.behind for one, _ in live])
+    gap = np.array([_gap(margin, one.batches) for one, _ in live])
     least = np.array([f_quantile(level, float(count), _KNOWN) for count in counts])
     z = np.clip(values, -_CLIP, _CLIP)
     energy = np.square(z)
@@ -205,7 +223,7 @@ def possible(
         | (np.maximum.reduceat(np.abs(mean), begins) > _CHANNEL_MARGIN * gap + bound)
         | (np.add.reduceat(square, begins) / counts > 1 + _SPREAD_MARGIN)
     )
-    alone = np.array([single[index] for index in live])
+    alone = np.array([one.single for one, _ in live])
     if alone.any():
         fourth = np.square(energy).mean(axis=0, dtype=np.float64)
         found |= alone & beyond((square - 1) / math.sqrt(2), (fourth - 2 * square + 1) / 2)
@@ -217,13 +235,15 @@ def _gap(margin: float, batches: int | None) -> float:
 
 
 def _layer(
-    z: Array, behind: float, gap: float, alpha: float, family: int, total: int, single: bool
+    taps: NDArray[np.floating], expected: Expected, margin: float, alpha: float, family: int, total: int
 ) -> _Found:
-    n, channels = z.shape
+    n, channels = taps.shape
+    gap, single = _gap(margin, expected.batches), expected.single
     if channels == 0 or n < 2:
-        return _Found(LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ()), {})
+        return _nothing(channels, gap)
+    z = np.clip(taps, -_CLIP, _CLIP).astype(np.float64)
     mean = z.mean(axis=0)
-    noise = 1 / n + 1 / behind
+    noise = 1 / n + 1 / expected.behind
     scale = _SCALE if single else 0.0
     shift = _shift(z, noise, gap, alpha * (_SHARES["shift"] - scale) / family, _LARGEST_TRACE, not single)
     whole = _SHARES["shift"] * family
@@ -250,6 +270,31 @@ def _layer(
         detectable(shift.threshold, shift.shape, noise), mean, outstanding(z, mean, gap, alpha),
     )  # fmt: skip
     return _Found(alone, parts)
+
+
+def _squares(
+    taps: NDArray[np.floating], expected: Expected, margin: float, alpha: float, family: int
+) -> _Found:
+    n, channels = taps.shape
+    gap = _gap(margin, expected.batches) + expected.bias
+    if channels == 0 or n < 2:
+        return _nothing(channels, gap)
+    u = np.clip(taps, -_CLIP_SQUARES, _CLIP_SQUARES).astype(np.float64)
+    mean = u.mean(axis=0)
+    shape = spectrum(u - mean)
+    known = min(_SEEN_SQUARES * shape.known, _FRAMES_SQUARES * (n - 1))
+    shape = replace(shape, known=max(known, _LEAST_SQUARES))
+    noise = 1 / n + 1 / expected.behind
+    found = _compared(mean, [shape], noise, gap, alpha * _SHARES["shift"] / family)
+    alone = LayerTest(
+        found.effect, gap, False, (), found.strength,
+        detectable(found.threshold, shape, noise), mean, outstanding(u, mean, gap, alpha),
+    )  # fmt: skip
+    return _Found(alone, {"scale": (found.p, 1 / family)})
+
+
+def _nothing(channels: int, gap: float) -> _Found:
+    return _Found(LayerTest(0.0, gap, False, (), 0.0, math.inf, np.zeros(channels), ()), {})
 
 
 @dataclass(frozen=True)
@@ -284,9 +329,14 @@ def _shift(
         unseen: as for :func:`spectrum`.
     """
     mean = values.mean(axis=0)
-    found = float(np.square(mean).mean())
     shape = spectrum(values - mean, unseen=unseen)
     laws = [shape] if math.isinf(largest) else [shape, shape.known_at(largest)]
+    return _compared(mean, laws, noise, gap, tail)
+
+
+def _compared(mean: Array, laws: Sequence[Spectrum], noise: float, gap: float, tail: float) -> _Shift:
+    """Means and what chance makes of them by each of these laws, the first of which was observed."""
+    found = float(np.square(mean).mean())
     threshold, shape = min(((_threshold(law, noise, gap, tail), law) for law in laws), key=lambda one: one[0])
     p = min(_tail(law, noise, gap, found) for law in laws)
     strength = math.sqrt(found / threshold) if threshold > 0 else 0.0

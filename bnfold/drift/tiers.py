@@ -13,7 +13,7 @@ from bnfold.drift.blocks import Blocks, integrated_time
 from bnfold.drift.layout import scale_of, words
 from bnfold.drift.reference import Reference
 from bnfold.drift.result import LayerDrift, LayoutDrift, TierResult
-from bnfold.drift.taps import Taps, spread_factor
+from bnfold.drift.taps import Taps, expectation, spread_factor
 from bnfold.drift.tier0 import LayerTest
 
 Layout: TypeAlias = NDArray[np.float32]
@@ -49,19 +49,14 @@ def tier_0(
         return TierResult(0, False, False, thin, frames)
     means = window.means(taps.values)
     means = means[np.unique(np.linspace(0, len(means) - 1, _MOST).astype(int))]
-    edges = np.cumsum(taps.sizes)[:-1]
-    # A block's mean varies by less than one frame does: its scale is not known
-    single = [layer.positions == 1 and window.length == 1 for layer in reference.layers]
+    parts = np.split(means, np.cumsum(taps.sizes)[:-1], axis=1)
     layers = [
-        part / np.sqrt(factor) for part, factor in zip(np.split(means, edges, axis=1), factors, strict=True)
+        part if layer.moment == 2 else part / np.sqrt(factor)
+        for part, layer, factor in zip(parts, reference.layers, factors, strict=True)
     ]
-    tests = tier0.judge(
-        layers,
-        [layer.frames_behind(train_batch) for layer in reference.layers],
-        [None if layer.momentum is None else layer.batches for layer in reference.layers],
-        single,
-        margin=margin,
-    )
+    # A block's mean varies by less than one frame does: its scale is not known
+    expected = [expectation(layer, train_batch, frames=window.length) for layer in reference.layers]
+    tests = tier0.judge(layers, expected, margin=margin)
     results = _layers(tests, reference, taps)
     return TierResult(0, True, any(t.significant for t in tests), "", frames, layers=results)
 

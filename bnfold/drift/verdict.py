@@ -83,7 +83,8 @@ def _verdict(tier: TierResult, images: Sequence[Change], train_batch: int) -> li
     if tier.drifted:
         return [_drift(tier, images, basis)]
     unseen = tier.detectable
-    where = max(tier.layers, key=lambda layer: layer.detectable).name if tier.layers else ""
+    means = [layer for layer in tier.layers if not layer.second_moments]
+    where = max(means, key=lambda layer: layer.detectable).name if means else ""
     said = f"up to {unseen:.2f} deviations" if math.isfinite(unseen) else "of any size"
     return [
         Finding(
@@ -186,7 +187,10 @@ def _moved(tier: TierResult, images: Sequence[Change], basis: str, picture: list
 
 
 def _what(layer: LayerDrift) -> str:
-    if "scale" in layer.by and not {"shift", "channel"} & set(layer.by):
+    if layer.second_moments and layer.channels:
+        times = 1 + math.sqrt(2) * layer.shifts[0]
+        return f"the second moment of channel {layer.channels[0]} is {times:.2f} times that of training"
+    if layer.second_moments or ("scale" in layer.by and not {"shift", "channel"} & set(layer.by)):
         return "where channels vary by more, or by less, than they did"
     if layer.channels and ("channel" in layer.by or layer.effect < layer.limit):
         return f"channel {layer.channels[0]} by {layer.shifts[0]:+.2f} deviations"
@@ -263,11 +267,12 @@ def _correlated(blocks: Blocks) -> Finding:
 
 def _left_out(reference: Reference) -> Finding:
     names = list(reference.left_out)
+    seen = sum(layer.moment == 1 for layer in reference.layers)
     return Finding(
         "BNF-D009",
         "info",
         names[0],
-        f"{count(len(names), 'BatchNorm')} of {len(names) + len(reference.layers)} cannot be looked at: "
+        f"{count(len(names), 'BatchNorm')} of {len(names) + seen} cannot be looked at: "
         f"{names[0]}: {reference.left_out[names[0]]}",
         {"left_out": dict(reference.left_out)},
     )

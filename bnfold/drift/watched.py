@@ -1,7 +1,8 @@
 """Which channels a monitor watches, and how their taps become bytes.
 
-At most 640 columns, spread over all layers. A column's code is one byte: of the baseline's levels, or, where
-there is none, of 256 over four deviations of training on either side.
+At most 640 columns, spread over the means of all layers; second moments are left to `bnfold.drift.check`. A
+column's code is one byte: of the baseline's levels, or, where there is none, of 256 over four deviations of
+training on either side.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Watched:
         layers = reference.layers
         self._layers = layers
         live = [np.flatnonzero(layer.alive) for layer in layers]
-        chosen = spread([len(one) for one in live], COLUMNS)
+        means = [layer.moment == 1 for layer in layers]
+        chosen = spread([len(one) if mean else 0 for one, mean in zip(live, means, strict=True)], COLUMNS)
         self.sizes = tuple(len(part) for part in chosen)
         self.channels = [one[part] for one, part in zip(live, chosen, strict=True)]
         self._places = _beside(self.channels, [layer.channels for layer in layers])
@@ -53,7 +55,12 @@ class Watched:
         layout = None if known is None else known.layout
         self.pictures = None if layout is None else Pictures(layout)
         self.key = _identity(reference, known)
-        self.scale = Scale.of(layers, self.sizes, self._levels, train_batch)
+        self.scale = Scale.of(
+            [layer for layer, mean in zip(layers, means, strict=True) if mean],
+            [size for size, mean in zip(self.sizes, means, strict=True) if mean],
+            self._levels,
+            train_batch,
+        )
 
     def known(self, now: Kept) -> Kept | None:
         """The baseline's frames, with their pictures where ``now`` has them; None without a baseline."""

@@ -51,6 +51,11 @@ def reference(module: nn.Module, folded: FoldResult) -> Reference:
     return Reference(tuple(layers))
 
 
+def by_name(reference: Reference) -> dict[str, LayerReference]:
+    """The layers of a reference."""
+    return {layer.name: layer for layer in reference.layers}
+
+
 def check_frames(inputs: Sequence[TensorSpec]) -> None:
     """Refuse a monitored file that takes several frames per call: nothing that looks at it gives it so many.
 
@@ -104,11 +109,13 @@ def monitored(whole: Reference, tapped: Tapped, folded: FoldResult, frames: Fram
     Raises:
         UsageError: BNF-U092 nothing can be seen.
     """
-    of_layer = {layer.name: layer for layer in whole.layers}
+    of_layer = by_name(whole)
     names = [f"tap.{number}" for number in range(len(tapped.taps))]
-    layers = tuple(
-        replace(of_layer[place.layer], tap=name) for place, name in zip(tapped.taps, names, strict=True)
-    )
+    seen = [
+        of_layer[place.layer] if place.moment == 1 else of_layer[place.layer].squares()
+        for place in tapped.taps
+    ]
+    layers = tuple(replace(layer, tap=name) for layer, name in zip(seen, names, strict=True))
     if not layers:
         raise UsageError(
             "BNF-U092",
@@ -156,7 +163,8 @@ def unseen(tapped: Tapped) -> list[Finding]:
     if not tapped.left_out:
         return []
     name, why = next(iter(tapped.left_out.items()))
-    count, total = len(tapped.left_out), len(tapped.left_out) + len(tapped.taps)
+    count = len(tapped.left_out)
+    total = count + sum(place.moment == 1 for place in tapped.taps)
     return [
         Finding(
             "BNF-E040",

@@ -12,15 +12,18 @@ rules say.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from bnfold import graph as g
 from bnfold.affine import Affine
+from bnfold.drift.reference import LayerReference
 from bnfold.export.means import Means, Plan, work
 from bnfold.fold import FoldResult
 from bnfold.fold.certificate import unseen_inputs
@@ -49,6 +52,7 @@ class Tap:
         node: the node of the folded graph that computes it.
         channels: how many.
         positions: values per frame and channel: 1 without spatial axes.
+        moment: 1: its mean, 2: its second moment about the population mean.
     """
 
     layer: str
@@ -56,6 +60,7 @@ class Tap:
     node: str
     channels: int
     positions: int
+    moment: Literal[1, 2] = 1
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Tapped:
     Attributes:
         body: the outputs of the folded graph, then one of shape (batch, channels) for each tap.
         outputs: the specs of all outputs; a tap's name is ``tap.0`` and so on.
-        taps: in execution order of the BatchNorms.
+        taps: in execution order of the BatchNorms, second moments behind the means of the same values.
         left_out: BatchNorms whose values are not there any more, by name: why.
     """
 
@@ -75,10 +80,15 @@ class Tapped:
     left_out: dict[str, str]
 
 
-def tap(folded: FoldResult) -> Tapped:
+def tap(folded: FoldResult, squared: Mapping[str, LayerReference] | None = None) -> Tapped:
     """The folded graph of a conversion, with taps; ``folded`` is not changed.
 
     Taps are added from the cheapest on, as far as together they cost a small share of the network's own work.
+
+    Args:
+        folded: the conversion's fold.
+        squared: by name, the layers whose second moments are tapped as well, where their means are and a
+            frame has several positions. Whoever asks for them pays for them: they have no share to keep to.
     """
     taps, left_out = find(folded)
     body = g.copy_body(folded.module.body)
@@ -88,7 +98,7 @@ def tap(folded: FoldResult) -> Tapped:
     most = max(_SHARE * work(body), _FREE * frames)
     means = Means(body)
     with body.graph.inserting_before(output):
-        places = [_Place(body, means, by_name[place.node], frames) for place in taps]
+        places = [_Place(means, by_name[place.node], frames) for place in taps]
         made = _afford(places, most)
         affines = {site.entry.name: site.affine for site in find_sites(folded.captured)}
         results = list(output.args[0])  # type: ignore[arg-type]
@@ -103,14 +113,20 @@ def tap(folded: FoldResult) -> Tapped:
                 continue
             number = len(kept)
             node = made[index]
+            affine = affines[place.layer] if place.of == "input" else None
             if place.of == "input":
-                node = _through(body, means, node, affines[place.layer], number)
-            results.append(node)
+                node = _through(body, means, node, affine, number)
+            seen = [(place, node)]
+            if squared is not None and place.positions > 1:
+                layer = squared[place.layer]
+                node = _squares(body, means, places[index], layer, affine, number + 1)
+                seen.append((replace(place, moment=2), node))
             kind = g.dtype_name(g.dtype(by_name[place.node]))
-            specs.append(
-                TensorSpec(f"tap.{number}", (folded.module.inputs[0].shape[0], place.channels), kind)
-            )
-            kept.append(place)
+            shape = (folded.module.inputs[0].shape[0], place.channels)
+            for one, node in seen:
+                results.append(node)
+                specs.append(TensorSpec(f"tap.{len(kept)}", shape, kind))
+                kept.append(one)
     output.args = (tuple(results),)
     body.graph.lint()
     body.recompile()
@@ -125,22 +141,31 @@ def _frames(folded: FoldResult) -> int:
 class _Place:
     """One tap that may be added: the mean of each channel of each frame, (frames, channels)."""
 
-    def __init__(self, body: fx.GraphModule, means: Means, source: fx.Node, frames: int) -> None:
-        self._body, self._means, self._source = body, means, source
+    def __init__(self, means: Means, source: fx.Node, frames: int) -> None:
+        self._means, self.source = means, source
         self._rows = g.shape(source)[0] // frames  # several rows of a frame: its steps or its tokens
 
     def plan(self) -> Plan:
         """Its cost beside what is there, and how it is added."""
-        if self._rows == 1 and g.value(self._source).dim() == 4:
-            inner = self._means.plan(self._source)
-            channels = g.shape(self._source)[1]
+        if self._rows == 1 and g.value(self.source).dim() == 4:
+            inner = self._means.plan(self.source)
+            channels = g.shape(self.source)[1]
             return Plan(
                 inner.cost, lambda: self._means.call(aten.reshape.default, inner.build(), [-1, channels])
             )
-        return Plan(float(_READ * math.prod(g.shape(self._source))), self._direct)
+        return Plan(float(_READ * math.prod(g.shape(self.source))), lambda: self._direct(self.source))
 
-    def _direct(self) -> fx.Node:
-        source, value, call = self._source, g.value(self._source), self._means.call
+    def squares(self, center: fx.Node) -> fx.Node:
+        """The mean square about ``center``, which has one number for each channel and fits the value."""
+        around = self._means.call(aten.sub.Tensor, self.source, center)
+        square = self._means.call(aten.mul.Tensor, around, around)
+        if self._rows == 1 and g.value(square).dim() == 4:  # as `Means` does: exporters know this form
+            pooled = self._means.call(aten.mean.dim, square, [2, 3], True)
+            return self._means.call(aten.reshape.default, pooled, [-1, g.shape(square)[1]])
+        return self._direct(square)
+
+    def _direct(self, source: fx.Node) -> fx.Node:
+        value, call = g.value(source), self._means.call
         if self._rows > 1:
             apart = call(aten.reshape.default, source, [-1, self._rows, *value.shape[1:]])
             return call(aten.mean.dim, apart, [1, *range(3, value.dim() + 1)])
@@ -169,18 +194,40 @@ def _through(
 ) -> fx.Node:
     """The mean of what a BatchNorm makes of it: an affine map of a mean is the mean of the map."""
     assert affine is not None, "a BatchNorm without one is left out"
-    kind = g.dtype(node)
-    mode = g.value(node).fake_mode  # type: ignore[attr-defined]
-    constants = []
-    for name, values in (("scale", affine.scale), ("shift", affine.shift)):
-        target = f"tap_{number}_{name}"
-        tensor = torch.from_numpy(values).to(kind)
-        body.register_buffer(target, tensor)
-        constant = body.graph.get_attr(target)
-        constant.meta["val"] = mode.from_tensor(tensor)
-        constants.append(constant)
-    scaled = means.call(aten.mul.Tensor, node, constants[0])
-    return means.call(aten.add.Tensor, scaled, constants[1])
+    scaled = means.call(aten.mul.Tensor, node, _constant(body, f"tap_{number}_scale", affine.scale, node))
+    return means.call(aten.add.Tensor, scaled, _constant(body, f"tap_{number}_shift", affine.shift, node))
+
+
+def _squares(
+    body: fx.GraphModule,
+    means: Means,
+    place: _Place,
+    layer: LayerReference,
+    affine: Affine | None,
+    number: int,
+) -> fx.Node:
+    """The second moment about the population mean of what a BatchNorm gives.
+
+    Of an input x, scaled and shifted by ``affine``, it is scale^2 times that about what becomes the mean.
+    """
+    scale, center = np.ones_like(layer.mean), layer.mean
+    if affine is not None:
+        scale = affine.scale
+        center = np.divide(layer.mean - affine.shift, scale, out=np.zeros_like(scale), where=scale != 0)
+    beside = center.reshape(-1, *[1] * (g.value(place.source).dim() - 2))
+    node = place.squares(_constant(body, f"tap_{number}_center", beside, place.source))
+    if affine is None:
+        return node
+    return means.call(aten.mul.Tensor, node, _constant(body, f"tap_{number}_scale", np.square(scale), node))
+
+
+def _constant(body: fx.GraphModule, target: str, values: NDArray[np.float64], like: fx.Node) -> fx.Node:
+    """A buffer of the graph with the type of ``like``."""
+    tensor = torch.from_numpy(values).to(g.dtype(like))
+    body.register_buffer(target, tensor)
+    constant = body.graph.get_attr(target)
+    constant.meta["val"] = g.value(like).fake_mode.from_tensor(tensor)  # type: ignore[attr-defined]
+    return constant
 
 
 def find(folded: FoldResult) -> tuple[list[Tap], dict[str, str]]:

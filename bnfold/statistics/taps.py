@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bnfold.drift.reference import LayerReference, Reference
+from bnfold.drift.reference import SQUARES, LayerReference, Reference
 from bnfold.errors import InputError, UsageError
 from bnfold.statistics.observe import Call, answering
 from bnfold.wording import clip, first_line
@@ -40,7 +40,9 @@ class ModuleTaps:
     outputs_finite: NDArray[np.bool_]
 
 
-def tap(module: nn.Module, frames: NDArray[Any] | Mapping[str, NDArray[Any]]) -> ModuleTaps:
+def tap(
+    module: nn.Module, frames: NDArray[Any] | Mapping[str, NDArray[Any]], *, second_moments: bool = False
+) -> ModuleTaps:
     """Run frames through a module in eval mode and tap every BatchNorm call.
 
     The module's mode and buffers are as before afterwards.
@@ -48,12 +50,13 @@ def tap(module: nn.Module, frames: NDArray[Any] | Mapping[str, NDArray[Any]]) ->
     Args:
         module: any ``nn.Module`` whose BatchNorms have population statistics.
         frames: model inputs, first axis: frames; a dictionary of them for several inputs.
+        second_moments: tap them, too, where a frame has several positions.
 
     Raises:
         UsageError: BNF-U141 there is no BatchNorm to tap.
         InputError: BNF-R030 the module does not take the frames.
     """
-    run = _Run(module)
+    run = _Run(module, second_moments)
     inputs = dict(frames) if isinstance(frames, Mapping) else {"": frames}
     count = len(next(iter(inputs.values())))
     modes = [(inner, inner.training) for inner in module.modules()]
@@ -89,6 +92,7 @@ def tap(module: nn.Module, frames: NDArray[Any] | Mapping[str, NDArray[Any]]) ->
 @dataclass
 class _Run:
     module: nn.Module
+    second_moments: bool = False
     layers: dict[str, LayerReference] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[NDArray[np.float64]]] = field(default_factory=dict)
@@ -132,7 +136,8 @@ class _Run:
             reason = self._reason(call, result)
             if reason:
                 self.left_out[call.name] = reason
-                self.layers.pop(call.name, None)
+                for name in (call.name, call.name + SQUARES):
+                    self.layers.pop(name, None)
             else:
                 self._keep(call, result)
         return result
@@ -154,9 +159,16 @@ class _Run:
     def _keep(self, call: Call, result: Tensor) -> None:
         rows = result.reshape(self.size, len(result) // self.size, result.shape[1], -1)
         if call.name not in self.layers:
-            self.layers[call.name] = self._layer(call, rows.shape[1] * rows.shape[3])
-            self.parts[call.name] = []
-        self.parts[call.name].append(rows.double().mean(dim=(1, 3)).cpu().numpy())
+            layer = self._layer(call, rows.shape[1] * rows.shape[3])
+            made = [layer, layer.squares()] if self.second_moments and layer.positions > 1 else [layer]
+            self.layers.update({one.name: one for one in made})
+            self.parts.update({one.name: [] for one in made})
+        values = rows.double()
+        self.parts[call.name].append(values.mean(dim=(1, 3)).cpu().numpy())
+        if (squares := call.name + SQUARES) in self.layers:
+            about = torch.from_numpy(self.layers[call.name].mean).to(values.device)
+            around = values - about[:, None]
+            self.parts[squares].append(around.square().mean(dim=(1, 3)).cpu().numpy())
 
     def _layer(self, call: Call, positions: int) -> LayerReference:
         assert call.running_mean is not None

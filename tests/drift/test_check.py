@@ -169,6 +169,42 @@ def test_frames_that_lie_closer_together_have_no_channel_to_blame(net: Net) -> N
     assert found.message.endswith("first here, in how far its frames lie apart")
 
 
+def flatter(window: Array, by: float = 0.5) -> Array:
+    """Less contrast about each frame's own level, which is where it was."""
+    level = window.mean(axis=(2, 3), keepdims=True)
+    return np.asarray(level + by * (window - level), dtype=np.float32)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["tier 0", "tier 1"])
+def test_second_moments_see_what_leaves_the_means(net: Net, given: bool) -> None:
+    """The first layer is linear up to its border: its means stay, and what varies about them is less."""
+    baseline = frames(80, 2) if given else None
+
+    def check(window: Array, **options: Any) -> DriftResult:
+        return bnfold.drift.check(net, window, baseline=baseline, **options)
+
+    calm = check(frames(64, 1), second_moments=True)
+    assert not calm.drifted
+    assert [layer.name for layer in calm.tiers[0].layers] == [
+        "stem.1", "stem.1^2", "body.1", "body.1^2", "last.1", "last.1^2", "neck.1",
+    ]  # fmt: skip
+    assert calm.tiers[0].detectable == pytest.approx(check(frames(64, 1)).tiers[0].detectable, rel=0.1)
+    seen = check(flatter(frames(64, 1)), second_moments=True)
+    assert seen.drifted
+    first = seen.tiers[0].origin
+    assert first is not None
+    assert first.name == "stem.1^2"
+    assert first.second_moments
+    plain = {layer.name: layer for layer in check(flatter(frames(64, 1))).tiers[0].layers}
+    assert not plain["stem.1"].significant
+    finding = next(one for one in seen.findings if one.code == "BNF-A017")
+    assert finding.where.startswith("stem.1^2")
+    times = [1 + np.sqrt(2) * shift for shift in finding.evidence["shifts"]]
+    assert times
+    assert all(0.2 < time < 1 for time in times)  # 0.5^2 of what varies within a frame, all between frames
+    assert "times that of training" in finding.message
+
+
 def test_repeated_frames_are_counted_once(net: Net) -> None:
     slow = np.repeat(frames(10, 4), 8, axis=0)
     result = bnfold.drift.check(net, slow, baseline=frames(100, 2))

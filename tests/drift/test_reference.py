@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,30 @@ def test_there_and_back(reference: Reference) -> None:
     assert back.left_out == {"c": "merged"}
 
 
+def test_second_moments_there_and_back(reference: Reference) -> None:
+    """Their mean is the variance, and their unit what the squares of normal values deviate from it by."""
+    first, second = reference.layers
+    squares = first.squares()
+    assert squares.name == "a^2"
+    assert squares.mean == pytest.approx(first.deviation**2)
+    normal = np.random.default_rng(0).normal(first.mean, first.deviation, (200_000, 3))
+    assert np.square(normal - first.mean).std(axis=0) == pytest.approx(squares.deviation, rel=0.02, abs=1e-12)
+    assert squares.alive.tolist() == first.alive.tolist()
+    whole = Reference((first, replace(squares, tap="tap.9"), second))
+    document = json.loads(json.dumps(whole.to_json()))
+    assert document["schema"] == 2  # an older version would take them for means
+    assert reference.to_json()["schema"] == 1
+    back = Reference.from_json(document)
+    assert [layer.moment for layer in back.layers] == [1, 2, 1]
+    assert back.to_json() == whole.to_json()
+    for value in (3, True, "2", None):
+        document["layers"][1]["moment"] = value
+        with pytest.raises(ArtifactError, match="moment"):
+            Reference.from_json(document)
+
+
 DAMAGE: list[tuple[str, Any]] = [
-    ("schema", 2), ("schema", None), ("layers", []), ("layers", [3]), ("left_out", {"c": 1}),
+    ("schema", 3), ("schema", 0), ("schema", None), ("layers", []), ("layers", [3]), ("left_out", {"c": 1}),
     ("layers.0.mean", "AAAA"), ("layers.0.mean", "not base64!"), ("layers.0.mean", None),
     ("layers.0.deviation", "AACAvwAAgD8AAIA/"), ("layers.0.mean", "AADAfwAAgD8AAIA/"),
     ("layers.0.channels", 0), ("layers.0.channels", 4), ("layers.0.positions", 0),

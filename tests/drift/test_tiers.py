@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift import tier0, tier1
 from bnfold.drift.scores import normal_scores
-from bnfold.drift.tier0 import LayerTest
+from bnfold.drift.tier0 import Expected, LayerTest
 
 SIZES = (6, 40, 200)
 Array = NDArray[np.float64]
@@ -33,7 +33,7 @@ def split(values: Array) -> list[Array]:
 
 
 def zero(values: Array, batches: int | None = None) -> list[LayerTest]:
-    return tier0.judge(split(values), [600.0] * 3, [batches] * 3, [False] * 3)
+    return tier0.judge(split(values), [Expected(600.0, batches)] * 3)
 
 
 @pytest.mark.parametrize("heavy", [False, True])
@@ -111,7 +111,7 @@ def unit(frames: int, seed: int, *, by: float = 0.0) -> Array:
 
 def test_a_known_scale_that_changes_is_seen_without_a_shift() -> None:
     def judged(values: Array, single: bool) -> LayerTest:
-        return tier0.judge([values], [600.0], [None], [single])[0]
+        return tier0.judge([values], [Expected(600.0, single=single)])[0]
 
     clean = [judged(unit(64, seed), True) for seed in range(300)]
     assert sum(test.significant for test in clean) <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
@@ -129,7 +129,7 @@ def test_a_known_scale_makes_few_frames_tell_more() -> None:
     moved = [values + 0.3 * np.where(np.arange(60) % 2, 1, -1) for values in plain]
 
     def alarms(windows: list[Array]) -> int:
-        return sum(tier0.judge([z], [600.0], [None], [True])[0].significant for z in windows)
+        return sum(tier0.judge([z], [Expected(600.0, single=True)])[0].significant for z in windows)
 
     assert alarms(plain) <= 6  # at 1%: 2 expected, more than 6 with p = 0.005
     assert alarms(moved) >= 90
@@ -177,7 +177,7 @@ def test_more_frames_of_the_same_make_the_effect_no_larger() -> None:
 def test_layers_without_live_channels_pass() -> None:
     values = drawn(30, 0)
     empty = np.empty((30, 0))
-    tests = tier0.judge([empty, values], [600.0] * 2, [None] * 2, [False] * 2)
+    tests = tier0.judge([empty, values], [Expected(600.0)] * 2)
     assert not tests[0].significant
     p, layers = tier1.judge(values[:10], values[10:], (0, values.shape[1]), deals=99)
     assert 0 < p <= 1
@@ -224,8 +224,40 @@ def test_few_frames_of_skewed_channels_do_not_alarm(frames: int) -> None:
         rare = random.gamma(0.15, 1.0, (frames, 4)) - 0.15  # mean 0, skewness 5
         return np.asarray(0.6 * rare @ np.random.default_rng(1).normal(size=(4, 40)))
 
-    alarms = sum(tier0.judge([skewed(seed)], [600.0], [None], [False])[0].significant for seed in range(300))
+    alarms = sum(tier0.judge([skewed(seed)], [Expected(600.0)])[0].significant for seed in range(300))
     assert alarms <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
+
+
+def contrasts(seed: int, frames: int, spread: float) -> Array:
+    """Second moments of frames that differ in contrast: in the mean the variance, held by few."""
+    random = np.random.default_rng(seed)
+    contrast = np.exp(spread * random.normal(size=(frames, 1)) - spread**2 / 2)
+    own = random.gamma(20, 1 / 20, (frames, 24))  # of each channel
+    return np.asarray((contrast * own - 1) / np.sqrt(2))
+
+
+@pytest.mark.parametrize("frames", [16, 64])
+@pytest.mark.parametrize("spread", [0.3, 1.0])
+def test_second_moments_of_unlike_contrasts_do_not_alarm(frames: int, spread: float) -> None:
+    squares = [Expected(600.0, squares=True)]
+    windows = [contrasts(seed, frames, spread) for seed in range(300)]
+    alarms = sum(tier0.judge([window], squares)[0].significant for window in windows)
+    assert alarms <= 7  # at 1%: 3 expected, more than 7 with p = 0.01
+
+
+def test_second_moments_show_what_changes_them() -> None:
+    """More or less of them, and what a small batch explains is none."""
+    squares = Expected(600.0, squares=True)
+    window = contrasts(1, 64, 0.3)
+    for by in (-0.17, 0.3):
+        (test,) = tier0.judge([window + by], [squares])
+        assert test.by == ("scale",)
+        assert test.effect == pytest.approx(abs(by), abs=0.06)
+        assert test.limit == tier0.MARGIN
+    (explained,) = tier0.judge([window + 0.3], [replace(squares, bias=0.25)])
+    assert explained.by == ()
+    assert explained.limit == tier0.MARGIN + 0.25
+    assert tier0.possible(window, (24,), [squares])
 
 
 def test_layers_that_are_each_a_little_less_sure_count_together() -> None:
@@ -235,7 +267,7 @@ def test_layers_that_are_each_a_little_less_sure_count_together() -> None:
         plain = 0.5 * np.random.default_rng(5).normal(size=(64, 30))
         plain -= plain.mean(axis=0)  # so that chance does not decide
         layers = [plain + by * (k < moved) for k in range(10)]
-        return tier0.judge(layers, [600.0] * 10, [None] * 10, [False] * 10)
+        return tier0.judge(layers, [Expected(600.0)] * 10)
 
     steps = np.linspace(0.05, 0.2, 61)
     least = [next(by for by in steps if any(t.significant for t in judged(by, moved))) for moved in (1, 10)]
@@ -260,7 +292,7 @@ def test_p_values_and_thresholds_say_the_same() -> None:
 def test_what_cannot_be_found_is_known_beforehand(alpha: float, single: bool) -> None:
     """No window that is judged to differ is called impossible; most of those without drift are."""
     sizes = (60,) if single else SIZES
-    of = ([600.0] * len(sizes), [None] * len(sizes), [single] * len(sizes))
+    expected = [Expected(600.0, single=single)] * len(sizes)
     calm, found = 0, 0
     for seed in range(120):
         values = unit(32, seed) if single else drawn(32, seed, heavy=seed % 3 == 0)
@@ -268,12 +300,13 @@ def test_what_cannot_be_found_is_known_beforehand(alpha: float, single: bool) ->
             strength = 0.01 * seed
             values = shifted(values, strength, channels=slice(seed % 7, None, 1 + seed % 5))
             values = values * (1 + (seed % 4 == 1) * strength)
-        possible = tier0.possible(values, sizes, *of, alpha=alpha)
+        possible = tier0.possible(values, sizes, expected, alpha=alpha)
         parts = [values] if single else split(values)
-        differs = any(test.significant for test in tier0.judge(parts, *of, alpha=alpha))
+        differs = any(test.significant for test in tier0.judge(parts, expected, alpha=alpha))
         assert possible or not differs
         calm += not possible
         found += differs
     assert found >= 20
     assert calm >= 30
-    assert tier0.possible(unit(32, 0), (60,), [600.0], [None], [single], alpha=0.5)  # too large for a bound
+    one = [Expected(600.0, single=single)]
+    assert tier0.possible(unit(32, 0), (60,), one, alpha=0.5)  # too large for a bound

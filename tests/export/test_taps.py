@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,22 +27,25 @@ def drawn(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def seen(module: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
-    """Channel means of what each BatchNorm gives, by its name, in float64: one row per frame."""
-    values: dict[str, np.ndarray] = {}
+def seen(module: nn.Module, x: Tensor) -> dict[tuple[str, int], np.ndarray]:
+    """Means and second moments about beta of the channels of what each BatchNorm gives, by name and moment.
+
+    In float64, one row per frame.
+    """
+    values: dict[tuple[str, int], np.ndarray] = {}
     twin = module.double()
     handles = []
 
-    def means(value: Tensor) -> np.ndarray:
-        rows = value.reshape(len(x), -1, value.shape[1], *value.shape[2:])
-        return rows.reshape(*rows.shape[:3], -1).mean((1, 3)).detach().numpy()
+    def note(name: str, layer: nn.Module, made: Tensor) -> None:
+        rows = made.reshape(len(x), -1, made.shape[1], *made.shape[2:])
+        rows = rows.reshape(*rows.shape[:3], -1).detach()
+        values[name, 1] = rows.mean((1, 3)).numpy()
+        values[name, 2] = (rows - layer.bias.view(-1, 1)).square().mean((1, 3)).detach().numpy()
 
     for name, child in twin.named_modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             handles.append(
-                child.register_forward_hook(
-                    lambda _, given, made, name=name: values.__setitem__(name, means(made))
-                )
+                child.register_forward_hook(lambda layer, _, made, name=name: note(name, layer, made))
             )
     with torch.no_grad():
         twin(x.double())
@@ -51,25 +56,39 @@ def seen(module: nn.Module, x: Tensor) -> dict[str, np.ndarray]:
 
 
 def check(module: nn.Module, x: Tensor) -> tuple[FoldResult, Tapped]:
-    """Every tap gives the channel means that the original network has there; the answers are the same."""
+    """Every tap gives the channel means that the original network has there; the answers are the same.
+
+    On request it gives the second moments as well, where there are several positions.
+    """
     folded = fold(module, (x,))
-    tapped = tap(folded)
     fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(9))
+    expected = seen(module, fresh)
+    plain, both = tap(folded), tap(folded, monitor.by_name(monitor.reference(module, folded)))
+    for tapped in (plain, both):
+        compare(folded, tapped, fresh, expected)
+        assert {place.layer for place in tapped.taps} | set(tapped.left_out) == {name for name, _ in expected}
+    assert both.left_out == plain.left_out
+    assert [place for place in both.taps if place.moment == 1] == plain.taps
+    squares = [replace(place, moment=1) for place in both.taps if place.moment == 2]
+    assert squares == [place for place in plain.taps if place.positions > 1]
+    return folded, plain
+
+
+def compare(
+    folded: FoldResult, tapped: Tapped, fresh: Tensor, expected: dict[tuple[str, int], np.ndarray]
+) -> None:
     with torch.no_grad():
         results = tapped.body(fresh)
         answers = folded.module.body(fresh)
     count = len(folded.module.outputs)
     for got, wanted in zip(results[:count], answers, strict=True):
         assert torch.equal(got, wanted)
-    expected = seen(module, fresh)
     assert [spec.name for spec in tapped.outputs[count:]] == [f"tap.{i}" for i in range(len(tapped.taps))]
-    for place, means in zip(tapped.taps, results[count:], strict=True):
-        wanted = expected[place.layer]
-        assert means.shape == (len(x), place.channels)
-        assert max_abs_error(means.numpy(), wanted) <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
-    assert {place.layer for place in tapped.taps} | set(tapped.left_out) == set(expected)
+    for place, found in zip(tapped.taps, results[count:], strict=True):
+        wanted = expected[place.layer, place.moment]
+        assert found.shape == (len(fresh), place.channels)
+        assert max_abs_error(found.numpy(), wanted) <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
     assert len(folded.module.body.graph.output_node().args[0]) == count  # type: ignore[arg-type]
-    return folded, tapped
 
 
 def places(tapped: Tapped) -> dict[str, str]:

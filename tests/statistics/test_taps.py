@@ -61,6 +61,28 @@ def test_every_call_is_named_counted_and_averaged(network: Shared) -> None:
     assert found.means[2] == pytest.approx(rows, abs=1e-5)
 
 
+def test_second_moments_about_the_population_mean(network: Shared) -> None:
+    """Of every call with several positions, behind its means."""
+    random = np.random.default_rng(0)
+    inputs = {"x": random.normal(size=(70, 4, 3, 3)), "side": random.normal(size=(70, 1, 5))}
+    plain, found = tap(network, inputs), tap(network, inputs, second_moments=True)
+    names = [layer.name for layer in found.reference.layers]
+    assert names == ["norm", "norm^2", "norm#2", "norm#2^2", "rows"]
+    for name, means in zip(("norm", "norm#2", "rows"), plain.means, strict=True):
+        assert np.array_equal(found.means[names.index(name)], means)
+    assert network.norm.bias is not None
+    with torch.no_grad():
+        first = network.norm.eval()(torch.from_numpy(inputs["x"]).float())
+        second = network.norm(network.conv(first))
+        about = network.norm.bias.double()[:, None, None]
+        for value, name in ((first, "norm^2"), (second, "norm#2^2")):
+            expected = (value.double() - about).square().mean((2, 3)).numpy()
+            assert found.means[names.index(name)] == pytest.approx(expected, rel=1e-6)
+    network.norm.running_var[1] = -1
+    layers = tap(network, inputs, second_moments=True).reference.layers
+    assert [layer.name for layer in layers] == ["rows"]
+
+
 def test_the_reference_is_the_mean_and_deviation_of_the_output(network: Shared) -> None:
     """Checked on values with exactly the population's mean and variance."""
     layer = tap(network, {"x": np.zeros((2, 4, 3, 3)), "side": np.zeros((2, 3, 5))}).reference.layers[0]

@@ -41,7 +41,8 @@ def worst_channels(tier: Document, evidence: Evidence) -> list[tuple[str, int, i
     parts = columns(evidence.taps.sizes)
     for place, layer in enumerate(evidence.reference.layers):
         part = parts[place]
-        if part.stop == part.start:
+        # of how second moments vary the population statistics tell nothing
+        if part.stop == part.start or (layer.moment == 2 and evidence.held_out is None):
             continue
         most = _OF_THE_FIRST if layer.name == origin else _OF_OTHERS
         order = np.argsort(-moved[part], kind="stable")[:most]

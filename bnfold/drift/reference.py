@@ -97,7 +97,7 @@ class LayerReference:
     def alive(self) -> NDArray[np.bool_]:
         """Shape (channels,): False for a channel that gamma or the variance has shut off."""
         largest = float(self.deviation.max(initial=0.0))
-        return np.asarray(self.deviation > _DEAD * largest)
+        return np.asarray(self.deviation > _DEAD**self.moment * largest)
 
     def frames_behind(self, train_batch: int) -> float:
         """Frames' worth of data in the running mean: B (2 - m) / m, at most all that were seen."""

@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 
 from bnfold.drift.distributions import normal_quantile
 from bnfold.drift.scores import normal_scores
+from bnfold.drift.spectrum import detectable, spectrum
 from bnfold.drift.taps import columns
-from bnfold.drift.tier0 import LayerTest, detectable, spectrum
+from bnfold.drift.tier0 import LayerTest
 
 Array = NDArray[np.float64]
 

@@ -52,6 +52,8 @@ def test_second_moments_there_and_back(reference: Reference) -> None:
     normal = np.random.default_rng(0).normal(first.mean, first.deviation, (200_000, 3))
     assert np.square(normal - first.mean).std(axis=0) == pytest.approx(squares.deviation, rel=0.02, abs=1e-12)
     assert squares.alive.tolist() == first.alive.tolist()
+    quiet = replace(first, deviation=np.array([1, 1e-4, 1e-7]))
+    assert quiet.alive.tolist() == quiet.squares().alive.tolist() == [True, True, False]
     whole = Reference((first, replace(squares, tap="tap.9"), second))
     document = json.loads(json.dumps(whole.to_json()))
     assert document["schema"] == 2  # an older version would take them for means

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.drift import tier0, tier1
 from bnfold.drift.scores import normal_scores
+from bnfold.drift.spectrum import spectrum
 from bnfold.drift.tier0 import Expected, LayerTest
 
 SIZES = (6, 40, 200)
@@ -139,7 +140,7 @@ def test_a_known_scale_makes_few_frames_tell_more() -> None:
 
 
 def test_a_trace_that_is_known_is_the_same_law_with_another_scale() -> None:
-    shape = tier0.spectrum(drawn(64, 1))
+    shape = spectrum(drawn(64, 1))
     known = shape.known_at(3 * shape.trace)
     assert known.degrees == pytest.approx(shape.degrees)
     assert known.known == pytest.approx(63 * shape.degrees)

@@ -86,7 +86,7 @@ def check_request(
             file; BNF-U181 an empty name for the folder; BNF-U073 labels that are no names; BNF-U150 a
             monitored file in int8; BNF-U151 a share of agreement that is none, or that nothing is held to;
             BNF-U186 an unknown layout; BNF-U187 channels last in ONNX;
-            BNF-U181 second moments without a monitored file;
+            BNF-U182 second moments without a monitored file;
             BNF-U188 an unknown runtime, or one of TFLite's without a TFLite file.
         PlatformError: BNF-P012, BNF-P013 the folder cannot be written to; BNF-P020 no interpreter to prove a
             target with.
@@ -94,7 +94,7 @@ def check_request(
     gate = _gate(precision, min_agreement, monitor=monitor, calibrated=samples is not None)
     if second_moments and not monitor:
         raise UsageError(
-            "BNF-U181",
+            "BNF-U182",
             "second moments are tapped in a monitored file, and none is asked for",
             where="second moments",
             fix="add --monitor (monitor=True), or leave second moments out",

@@ -127,7 +127,7 @@ def test_second_moments_on_request(tmp_path: Path, target: str) -> None:
 def test_second_moments_are_of_a_monitored_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         convert(tmp_path, second_moments=True)
-    assert caught.value.code == "BNF-U181"
+    assert caught.value.code == "BNF-U182"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,7 +26,7 @@ the others (docs/drift.md).
 *Second moments.* Where they are tapped, u is their deviation from the variance, in sqrt(2) variances, and
 has mean 0. The same test is made of it as "scale". Frames differ in contrast, so nothing bounds how u varies,
 and a few frames may hold most of it: the window tells its trace with a third of the degrees of freedom that
-it seems to, and (n - 1) / 2 at most.
+it seems to, and (n - 1) / 2 at most. The gap is larger where frames differ more.
 
 *Spread.* The mean of z^2 over frames and channels is at most 1 without drift: more tells of a larger scale.
 
@@ -62,6 +62,7 @@ _LARGEST = 3.0  # times the margin, at most: a recalibration has a small T as we
 _SURE_TAIL = 0.02  # of a larger one a skewed law's quantile may lie below a less skewed one's
 _KNOWN = 1e9  # degrees of freedom of a trace that is known
 _LARGEST_TRACE = 1.0  # of tr S / C: the variance between frames is at most that between positions of all
+_GAP_SQUARES = 0.15  # of what frames' second moments vary by, where that is more than the margin
 _CLIP_SQUARES = 10.0  # a mean of what is clipped lower would lie below 0 where frames differ in contrast
 _SEEN_SQUARES = 1 / 3  # of the degrees of freedom with which frames seem to tell a trace of second moments;
 _FRAMES_SQUARES = 0.5  # at most this times n - 1,
@@ -273,7 +274,7 @@ def _squares(
     taps: NDArray[np.floating], expected: Expected, margin: float, alpha: float, family: int
 ) -> _Found:
     n, channels = taps.shape
-    gap = _gap(margin, expected.batches) + expected.bias
+    gap = _gap(margin, expected.batches)
     if channels == 0 or n < 2:
         return _nothing(channels, gap)
     u = np.clip(taps, -_CLIP_SQUARES, _CLIP_SQUARES).astype(np.float64)
@@ -281,6 +282,7 @@ def _squares(
     shape = spectrum(u - mean)
     known = min(_SEEN_SQUARES * shape.known, _FRAMES_SQUARES * (n - 1))
     shape = replace(shape, known=max(known, _LEAST_SQUARES))
+    gap = max(gap, _GAP_SQUARES * math.sqrt(shape.trace)) + expected.bias
     noise = 1 / n + 1 / expected.behind
     found = compared(mean, [shape], noise, gap, alpha * _SHARES["shift"] / family)
     alone = LayerTest(

@@ -1,8 +1,8 @@
 """Where in a folded graph the values that a BatchNorm normalised can still be seen.
 
 A BatchNorm's output exists where it was folded backward: the layer before it computes just that. What it
-was given exists where it was folded forward, or is left. Of branches that were merged into one
-convolution neither exists.
+was given exists where it was folded forward, or is left. Of branches that were merged into one convolution,
+or terms into one affine, neither exists.
 
 Which node of the folded graph is which is found by moving numbers through both graphs, not from what the
 rules say.

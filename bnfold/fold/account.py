@@ -53,9 +53,9 @@ class Account:
                 if rule not in rules:
                     rules.append(rule)
 
-    def summed(self, one: Owners, other: Owners) -> None:
+    def summed(self, one: Owners, other: Owners, rule: str) -> None:
         """The sum of these two has become one affine: its multiplication stands where the sum did."""
-        self.composed(one, other)
+        self.composed(one, other, rule)
         self._own += 1
 
     def stuck(self, owners: Iterable[int], refusals: list[str]) -> None:

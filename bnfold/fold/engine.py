@@ -333,6 +333,6 @@ class Engine:
         affines = [self._body.pending[term].affine for term in (first, last)]
         one, other = self._body.owners[first], self._body.owners[last]
         self._account.moved(one.of(affines[0]) | other.of(affines[1]), step, self._body)
-        self._account.summed(one, other)
+        self._account.summed(one, other, step.rule)
         owners = replace(one.after(other, *affines), scale=USER)
         return self._body.plant(node, after, owners, value)

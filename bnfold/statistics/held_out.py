@@ -40,6 +40,8 @@ _CHANCE = 2.0
 independent values of a normal distribution are 1 / n nats from its own, on average; twice that is allowed.
 The old statistics may have seen the frames that are compared on, so these have to stand for others too."""
 _SIGNIFICANT = 2.0  # standard errors
+_ALONE = math.sqrt(0.5)
+"""Nats: what the gap of one frame varies by, where it is one value: (z^2 - 1) / 2 of a normal z."""
 _LEVEL = 0.05  # of the sign test on the answers
 
 
@@ -235,7 +237,7 @@ def _wider(before: Array, after: Array, margin: float) -> str:
     if not np.isfinite(after).all():
         return "what the layers see, or their statistics, is not finite"
     grown = after - before
-    error = float(grown.std(ddof=1)) / math.sqrt(len(grown)) if len(grown) > 1 else math.inf
+    error = float(grown.std(ddof=1)) / math.sqrt(len(grown)) if len(grown) > 1 else _ALONE
     if grown.mean() <= max(margin, _SIGNIFICANT * error):
         return ""
     return (

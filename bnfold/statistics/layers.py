@@ -106,11 +106,14 @@ def layers_of(source: Any) -> list[Layer]:
             known by a running mean or a running variance.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: it is neither; the message names the mapping inside a checkpoint that may be one.
     """
     if hasattr(source, "named_modules"):
         return _of_module(source)
     if isinstance(source, Mapping):
+        inside = [str(key) for key, value in source.items() if isinstance(value, Mapping)]
+        if inside and not any(hasattr(value, "shape") for value in source.values()):
+            raise TypeError(f"a state dict maps names to tensors; this holds mappings: {', '.join(inside)}")
         return _of_state(source)
     raise TypeError(f"an nn.Module or a state dict is expected, not a {type(source).__name__}")
 

@@ -28,7 +28,20 @@ def notes(pool: Pool) -> list[Finding]:
                     "batches": sorted(batches),
                     "skipped": [one.to_json() for one in pool.skipped],
                 },
-                "look at these frames: training may have met their like",
+                "give larger batches (--batch)"
+                if all(one.lone for one in pool.skipped)
+                else "look at these frames: training may have met their like",
+            )
+        )
+    if pool.frames == 1:
+        found.append(
+            Finding(
+                "BNF-A072",
+                "warning",
+                "frames",
+                "the new statistics are those of one frame, and describe no other",
+                {"frames": 1},
+                "give frames that differ as those of use do, hundreds rather than tens",
             )
         )
     for name, reason in {**pool.foreign, **pool.untouched}.items():

@@ -49,8 +49,9 @@ def test_worse_statistics_are_worse_and_better_ones_are_not() -> None:
     assert not both(off, good, STANDARD).worse
     assert not both(good, noise, STANDARD).worse
     assert not both(good, good, STANDARD).worse
-    # one frame proves nothing
+    # one frame proves little, but no value of a normal distribution is so far out
     assert not both(good, off, [STANDARD[0][:1]]).worse
+    assert both(good, with_statistics(4, 1), [STANDARD[0][:1]]).worse
 
 
 def test_what_is_not_finite_is_worse_than_anything_finite() -> None:

@@ -60,6 +60,11 @@ def test_the_stored_type_is_kept_in_mind() -> None:
 def test_anything_else_is_refused() -> None:
     with pytest.raises(TypeError, match="not a list"):
         layers_of([1, 2])
+    state = nn.BatchNorm1d(2).state_dict()
+    with pytest.raises(TypeError, match="mappings: model, ema"):
+        layers_of({"model": state, "ema": state, "epoch": 3})
+    assert len(layers_of({**state, "_extra_state": {"any": 1}})) == 1
+    assert layers_of({}) == []
 
 
 def test_a_layer_without_statistics_has_no_channels() -> None:

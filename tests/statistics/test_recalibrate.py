@@ -239,6 +239,10 @@ def test_one_value_per_channel() -> None:
     for name, tensor in expected.module.named_buffers():
         assert torch.equal(tensor, dict(result.module.named_buffers())[name]), name
     assert "one value per channel at first" in result.skipped[0].reason
+    assert "--batch" in result.findings[0].remedy
+    assert "BNF-A072" not in [finding.code for finding in result.findings]
+    one = bnfold.recalibrate(nn.BatchNorm2d(2), [torch.randn(1, 2, 4, 4, generator=generator)])
+    assert [(finding.code, finding.severity) for finding in one.findings] == [("BNF-A072", "warning")]
     alone = list(torch.cat(batches).split(1))
     with pytest.raises(BnfoldError) as caught:
         bnfold.recalibrate(Two(), alone)

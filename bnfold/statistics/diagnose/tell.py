@@ -19,17 +19,18 @@ _SHOWN = 10
 
 
 def frames_left_out(given: Collected, kind: str = "") -> list[Finding]:
-    """BNF-A042 for the frames that no statistics survive."""
+    """BNF-A042 for the frames that no statistics survive: an error where nothing is left to judge by."""
     if not given.unusable:
         return []
     first = given.unusable[0]
     frames = len({(one.batch, one.index) for one in given.unusable})
+    left = "left out" if given.frames else "left out, and none is left"
     return [
         Finding(
             causes.LEFT_OUT.code,
-            "warning",
+            "warning" if given.frames else "error",
             f"{kind}frames",
-            f"{count(frames, f'{kind}frame')} left out: {first.describe()}",
+            f"{count(frames, f'{kind}frame')} {left}: {first.describe()}",
             {"frames": [one.to_json() for one in given.unusable[:_SHOWN]], "count": frames},
             "repair these frames or take them out: in training one of them is enough to spoil the statistics",
         )

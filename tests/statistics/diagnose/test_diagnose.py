@@ -290,7 +290,8 @@ def test_bad_frames_are_named_and_the_others_are_judged() -> None:
     assert [one["frame"] for one in found.evidence["frames"]] == ["frame 40", "frame 41"]
     assert result.frames == 254
     (found,) = diagnosed(module, torch.full((20, 2, 9, 9), float("inf")))
-    assert found.code == "BNF-A042"
+    assert (found.code, found.severity) == ("BNF-A042", "error")  # no frame is no evidence, and no pass
+    assert "none is left" in found.message
 
 
 # --- the batch ------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from bnfold.export import (
     rewrite_conv,
     rewrite_pool,
     rewrite_power,
+    rewrite_repeat,
     rewrite_resize,
     shapes,
 )
@@ -40,7 +41,13 @@ from bnfold.export.tflite_inspect import Description, describe, maker, operator_
 from bnfold.garbage import rarely_collected
 from bnfold.signature import TensorSpec
 
-REWRITES = (*rewrite_conv.REWRITES, *rewrite_pool.REWRITES, *rewrite_power.REWRITES, *rewrite_resize.REWRITES)
+REWRITES = (
+    *rewrite_conv.REWRITES,
+    *rewrite_pool.REWRITES,
+    *rewrite_power.REWRITES,
+    *rewrite_repeat.REWRITES,
+    *rewrite_resize.REWRITES,
+)
 
 
 @rarely_collected()

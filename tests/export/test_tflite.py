@@ -56,6 +56,21 @@ def test_transposed_convolutions() -> None:
     )
 
 
+def test_repetitions_between_layers() -> None:
+    """The converter orders a convolution's axes anew, and would repeat others than were meant."""
+
+    def run(net: Any, x: torch.Tensor) -> Any:
+        y = net.first(x)
+        mean = y.mean((2, 3), keepdim=True)
+        return {
+            "wider": net.second(y.repeat(1, 1, 2, 3)), "tiled": net.second(torch.tile(y, (2, 1))),
+            "spread": net.second(mean.repeat(1, 1, 4, 5)), "deeper": net.deeper(y.repeat(1, 2, 1, 1)),
+        }  # fmt: skip
+
+    first, second, deeper = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 3, 1)
+    check(body_of(Net(run, first=first, second=second, deeper=deeper), draw(1, 4, 4, 4)))
+
+
 def test_volumes_and_poolings() -> None:
     def run(net: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
         return {

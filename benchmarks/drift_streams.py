@@ -11,6 +11,7 @@ from drift_pools import Array, Bench, Pool, row
 
 from bnfold.drift import Baseline, Monitor
 from bnfold.drift.distributions import normal_quantile
+from bnfold.errors import UsageError
 
 LONGEST = 4000
 ONSET = 64
@@ -37,8 +38,30 @@ def stream(monitor: Monitor, pool: Pool, chosen: Array) -> int | None:
 def monitors(bench: Bench, held: Array) -> Iterator[Monitor]:
     """Tier 0 and tier 1."""
     yield Monitor(bench.reference)
+    yield Monitor(bench.reference, baseline=_baseline(bench, held))
+
+
+def _baseline(bench: Bench, held: Array) -> Baseline:
     layout = None if bench.clean.layout is None else bench.clean.layout[held]
-    yield Monitor(bench.reference, baseline=Baseline.of(bench.clean.taps.values[held], layout=layout))
+    return Baseline.of(bench.clean.taps.values[held], layout=layout)
+
+
+def _calibration(bench: Bench, order: Array, count: int) -> tuple[Array, Array]:
+    """``count`` held-out frames, and the others.
+
+    Frames in random order may look as if they were of few scenes, by chance: then a monitor asks for others,
+    and gets the next ones.
+    """
+    for start in range(0, len(order) - count, count):
+        held = order[start : start + count]
+        try:
+            Monitor(bench.reference, baseline=_baseline(bench, held))
+        except UsageError as error:
+            if error.code != "BNF-U143":
+                raise
+        else:
+            return held, order[~np.isin(order, held)]
+    raise RuntimeError(f"{bench.subject.name}: no {count} frames look independent")
 
 
 def part_online(bench: Bench) -> None:
@@ -75,10 +98,10 @@ def most_alarms(count: int) -> float:
 def _clean(bench: Bench, draw: int) -> dict[str, Any]:
     random = np.random.default_rng([15, draw])
     order = random.permutation(len(bench.clean))
-    held = bench.held(draw)
-    chosen = random.choice(order[held:], LONGEST)
+    held, rest = _calibration(bench, order, bench.held(draw))
+    chosen = random.choice(rest, LONGEST)
     found = {}
-    for monitor in monitors(bench, order[:held]):
+    for monitor in monitors(bench, held):
         at = stream(monitor, bench.clean, chosen)
         found[f"tier {monitor.tier}"] = (LONGEST if at is None else at, at is not None)
     return found
@@ -105,11 +128,11 @@ def _delays(bench: Bench, pool: Pool, number: int, draws: int) -> dict[str, list
     few = min(SHIFTED, len(bench.clean))
     for draw in range(draws):
         random = np.random.default_rng([16, number, draw])
-        held = bench.held(draw)
         order = few + random.permutation(len(bench.clean) - few)
-        before = random.choice(order[held:], ONSET + int(random.integers(8)))
+        held, rest = _calibration(bench, order, bench.held(draw))
+        before = random.choice(rest, ONSET + int(random.integers(8)))
         after = random.choice(len(pool), PATIENCE)
-        for monitor in monitors(bench, order[:held]):
+        for monitor in monitors(bench, held):
             stream(monitor, bench.clean, before)
             if monitor.drifted:
                 monitor.reset()

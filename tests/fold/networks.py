@@ -70,7 +70,7 @@ def _may_shrink(result: FoldResult) -> bool:
         [g.operator_name(node) for node in body.graph.nodes if node.op == "call_function"]
         for body in (result.captured.body, result.module.body)
     ]
-    layers = ("conv", "linear", "einsum")
+    layers = ("conv", "linear", "einsum", "matmul", "mm", "addmm", "inner", "tensordot")
     before, after = (sum(kind.startswith(layers) for kind in names) for names in kinds)
     return after < before or bool(
         {"add", "sub", "mul", "div", "neg", "rsub", "instance_norm", "bmm"} & set(kinds[0])

@@ -88,8 +88,8 @@ def tap(folded: FoldResult, squared: Mapping[str, LayerReference] | None = None)
                 node = _through(body, means, node, affine, number)
             seen = [(place, node)]
             if squared is not None and place.positions > 1:
-                layer = squared[place.layer]
-                node = _squares(body, means, places[index], layer, affine, number + 1)
+                source, layer = by_name[place.node], squared[place.layer]
+                node = _squares(body, means, source, frames, layer, affine, number + 1)
                 seen.append((replace(place, moment=2), node))
             kind = g.dtype_name(g.dtype(by_name[place.node]))
             shape = (folded.module.inputs[0].shape[0], place.channels)
@@ -107,30 +107,21 @@ class _Place:
     """One tap that may be added: the mean of each channel of each frame, (frames, channels)."""
 
     def __init__(self, means: Means, source: fx.Node, frames: int) -> None:
-        self._means, self.source = means, source
+        self._means, self._source = means, source
         self._rows = g.shape(source)[0] // frames  # several rows of a frame: its steps or its tokens
 
     def plan(self) -> Plan:
         """Its cost beside what is there, and how it is added."""
-        if self._rows == 1 and g.value(self.source).dim() == 4:
-            inner = self._means.plan(self.source)
-            channels = g.shape(self.source)[1]
+        if self._rows == 1 and g.value(self._source).dim() == 4:
+            inner = self._means.plan(self._source)
+            channels = g.shape(self._source)[1]
             return Plan(
                 inner.cost, lambda: self._means.call(aten.reshape.default, inner.build(), [-1, channels])
             )
-        return Plan(float(_READ * math.prod(g.shape(self.source))), lambda: self._direct(self.source))
+        return Plan(float(_READ * math.prod(g.shape(self._source))), self._direct)
 
-    def squares(self, center: fx.Node) -> fx.Node:
-        """The mean square about ``center``, which has one number for each channel and fits the value."""
-        around = self._means.call(aten.sub.Tensor, self.source, center)
-        square = self._means.call(aten.mul.Tensor, around, around)
-        if self._rows == 1 and g.value(square).dim() == 4:  # as `Means` does: exporters know this form
-            pooled = self._means.call(aten.mean.dim, square, [2, 3], True)
-            return self._means.call(aten.reshape.default, pooled, [-1, g.shape(square)[1]])
-        return self._direct(square)
-
-    def _direct(self, source: fx.Node) -> fx.Node:
-        value, call = g.value(source), self._means.call
+    def _direct(self) -> fx.Node:
+        source, value, call = self._source, g.value(self._source), self._means.call
         if self._rows > 1:
             apart = call(aten.reshape.default, source, [-1, self._rows, *value.shape[1:]])
             return call(aten.mean.dim, apart, [1, *range(3, value.dim() + 1)])
@@ -166,7 +157,8 @@ def _through(
 def _squares(
     body: fx.GraphModule,
     means: Means,
-    place: _Place,
+    source: fx.Node,
+    frames: int,
     layer: LayerReference,
     affine: Affine | None,
     number: int,
@@ -179,8 +171,12 @@ def _squares(
     if affine is not None:
         scale = affine.scale
         center = np.divide(layer.mean - affine.shift, scale, out=np.zeros_like(scale), where=scale != 0)
-    beside = center.reshape(-1, *[1] * (g.value(place.source).dim() - 2))
-    node = place.squares(_constant(body, f"tap_{number}_center", beside, place.source))
+    beside = center.reshape(-1, *[1] * (g.value(source).dim() - 2))
+    around = means.call(
+        aten.sub.Tensor, source, _constant(body, f"tap_{number}_center", beside, source)
+    )
+    square = means.call(aten.mul.Tensor, around, around)
+    node = _Place(means, square, frames).plan().build()
     if affine is None:
         return node
     return means.call(aten.mul.Tensor, node, _constant(body, f"tap_{number}_scale", np.square(scale), node))

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from bnfold import graph as g
-from bnfold.fold import FoldResult
+from bnfold.fold import FoldResult, fold
 from bnfold.fold.site import BATCH_NORMS
 from bnfold.numerics import max_abs, max_rel_error
 
@@ -107,3 +107,19 @@ def check_fold(module: nn.Module, result: FoldResult, args: tuple[Any, ...]) -> 
             assert max_rel_error(a.numpy(), e.numpy()) < 2e-5
         else:
             assert a == e
+
+
+def folded(
+    module: nn.Module, x: torch.Tensor | tuple[int, ...], *, dynamic_batch: bool = False
+) -> FoldResult:
+    """The fold, checked on ``x``, which may be the shape of one to be drawn."""
+    if isinstance(x, tuple):
+        x = torch.randn(x, generator=torch.Generator().manual_seed(1))
+    result = fold(module, (x,), dynamic_batch=dynamic_batch)
+    check_fold(module, result, (x,))
+    return result
+
+
+def statuses(result: FoldResult) -> list[str]:
+    """Of each BatchNorm call, in execution order."""
+    return [entry.status for entry in result.report.batch_norms]

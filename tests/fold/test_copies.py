@@ -8,21 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from bnfold.fold import FoldResult, fold
+from bnfold.fold import FoldResult
 from bnfold.report.conversion import render_batch_norms
 from bnfold.report.style import Style
+from tests.fold import networks
 from tests.fold.micro_graphs.micro import DISTINCT
 from tests.fold.micro_graphs.sharing import also_activated, head_per_level, one_call_raw, pair_twice
-from tests.fold.networks import Net, check_fold, draw_statistics
+from tests.fold.networks import Net, draw_statistics
 
 X = torch.randn(DISTINCT.image, generator=torch.Generator().manual_seed(0))
 CONV_BYTES = 4 * DISTINCT.k * DISTINCT.c * 9
 
 
 def folded(module: nn.Module, x: torch.Tensor) -> FoldResult:
-    result = fold(draw_statistics(module, 3), (x,))
-    check_fold(module, result, (x,))
-    return result
+    return networks.folded(draw_statistics(module, 3), x)
 
 
 def copies(result: FoldResult) -> dict[str, list[tuple[str, int]]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from bnfold import graph as g
 from bnfold.fold import FoldResult, fold
-from tests.fold.networks import Net, check_fold, draw_statistics
+from tests.fold.networks import Net, draw_statistics, folded, statuses
 
 Run = Callable[[Any, torch.Tensor], torch.Tensor]
 
@@ -19,17 +19,6 @@ Run = Callable[[Any, torch.Tensor], torch.Tensor]
 def drawn(run: Run, weight: tuple[int, ...], **layers: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     return draw_statistics(Net(run, w=nn.Parameter(torch.randn(weight)), **layers), 5)
-
-
-def folded(module: nn.Module, shape: tuple[int, ...], *, dynamic_batch: bool = False) -> FoldResult:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    result = fold(module, (x,), dynamic_batch=dynamic_batch)
-    check_fold(module, result, (x,))
-    return result
-
-
-def statuses(result: FoldResult) -> list[str]:
-    return [entry.status for entry in result.report.batch_norms]
 
 
 def operators(result: FoldResult) -> list[str]:

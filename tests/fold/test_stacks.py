@@ -11,7 +11,7 @@ from torch import nn
 
 from bnfold import graph as g
 from bnfold.fold import FoldResult, fold
-from tests.fold.networks import Net, check_fold, draw_statistics
+from tests.fold.networks import Net, draw_statistics, folded
 
 Run = Callable[[Any, torch.Tensor], torch.Tensor]
 DISTINCT, EQUAL = (2, 3, 7, 8), (4, 4, 6, 6)
@@ -21,13 +21,6 @@ def network(channels: int, norm: nn.Module, run: Run, *, inputs: int = 3) -> nn.
     torch.manual_seed(0)
     convs = (nn.Conv2d(inputs, channels, 3), nn.Conv2d(inputs, channels, 3, bias=False))
     return draw_statistics(Net(run, a=convs[0], b=convs[1], norm=norm), 5)
-
-
-def folded(module: nn.Module, shape: tuple[int, ...], *, dynamic_batch: bool = False) -> FoldResult:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    result = fold(module, (x,), dynamic_batch=dynamic_batch)
-    check_fold(module, result, (x,))
-    return result
 
 
 def operators(result: FoldResult) -> list[str]:

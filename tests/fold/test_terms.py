@@ -9,20 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from bnfold.fold import FoldResult, fold
-from tests.fold.networks import Net, check_fold, draw_statistics, run_time_operators
+from bnfold.fold import fold
+from tests.fold.networks import Net, draw_statistics, folded, run_time_operators, statuses
 
 X = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(0))
-
-
-def folded(module: nn.Module, x: torch.Tensor = X) -> FoldResult:
-    result = fold(module, (x,))
-    check_fold(module, result, (x,))
-    return result
-
-
-def statuses(result: FoldResult) -> list[str]:
-    return [entry.status for entry in result.report.batch_norms]
 
 
 def beside(m: Net, x: torch.Tensor) -> Any:
@@ -37,7 +27,7 @@ def drawn(run: Any = beside, **layers: Any) -> nn.Module:
 
 def test_the_layer_computes_one_plus_s() -> None:
     module = drawn()
-    result = folded(module)
+    result = folded(module, X)
     assert result.report.batch_norms[0].rules == ["merge-terms", "conv-backward"]
     assert result.report.batch_norms[0].into == ["conv"]
     assert run_time_operators(result, folded=True) == 2  # the conv and tanh
@@ -54,7 +44,7 @@ def test_dead_channels_keep_the_answer_of_the_layer() -> None:
     module = drawn()
     with torch.no_grad():
         module.norm.weight[1] = 0
-    result = folded(module)
+    result = folded(module, X)
     assert statuses(result) == ["folded"]
     expected = torch.tanh(module.conv(X)[:, 1] + module.norm.bias[1])
     np.testing.assert_allclose(result.module(X)[:, 1].detach(), expected.detach(), atol=1e-6)
@@ -74,7 +64,7 @@ def test_terms_that_cancel_are_left_as_they_are(shift: float) -> None:
         module.norm.running_mean.zero_()
         module.norm.weight.fill_(float(np.sqrt(1 + 1e-5)) * (1 + 1e-6))
         module.norm.bias.fill_(shift)
-    result = folded(module)
+    result = folded(module, X)
     assert "merge-terms" not in result.report.batch_norms[0].rules
 
 
@@ -83,7 +73,7 @@ def test_a_layer_that_is_called_twice_has_a_version_for_the_sum() -> None:
         y = m.conv(x)
         return torch.tanh(y + m.norm(y)), torch.tanh(m.conv(torch.sin(x)))
 
-    result = folded(drawn(run))
+    result = folded(drawn(run), X)
     assert statuses(result) == ["folded"]
     assert [copy.weight for copy in result.report.batch_norms[0].copies] == ["conv.weight"]
 
@@ -94,7 +84,7 @@ def test_three_terms() -> None:
         return torch.tanh(m.norm(y) + 0.5 * y - m.other(y) * m.gamma)
 
     module = drawn(run, other=nn.BatchNorm2d(4), gamma=nn.Parameter(torch.randn(4, 1, 1)))
-    assert statuses(folded(module)) == ["folded", "folded"]
+    assert statuses(folded(module, X)) == ["folded", "folded"]
 
 
 @pytest.mark.parametrize("size", [4, 5])
@@ -116,7 +106,7 @@ def test_other_values_of_equal_shape_are_not_one_value() -> None:
         y, z = m.conv(x), m.conv(torch.sin(x))
         return torch.tanh(z + m.norm(y))
 
-    (entry,) = folded(drawn(run)).report.batch_norms
+    (entry,) = folded(drawn(run), X).report.batch_norms
     assert (entry.status, "merge-terms" in entry.rules) == ("folded", False)
 
 

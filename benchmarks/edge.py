@@ -1,7 +1,7 @@
 """What bnfold costs on a device, over the interpreter alone: per frame, at the start, and in memory.
 
     python benchmarks/edge.py write FOLDER [--precision fp32,int8] [--nhwc]
-    python benchmarks/edge.py time FOLDER [--frames 400] [--starts 10]
+    python benchmarks/edge.py time FOLDER [--frames 800] [--starts 10]
 
 The first needs torch; the second needs numpy, bnfold and an interpreter.
 
@@ -9,10 +9,11 @@ The first needs torch; the second needs numpy, bnfold and an interpreter.
 side is what somebody writes who has the file and no bnfold: open it by its path, set the input, run, read
 the outputs, with the interpreter's own defaults but for the threads.
 
-per frame   processor time of `Model.predict_raw` over the bare call: the median of interleaved pairs, the
-            order alternating, both interpreters made anew several times, and its 95% interval by bootstrap
-            over these and over the pairs
-start       processor time of importing and opening over the bare interpreter's, fresh processes in turn
+per frame   processor time of `Model.predict_raw` over the bare call of the same interpreter (two of the same
+            file differ by more than what is looked for): the median of interleaved pairs, the order
+            alternating, opened anew several times, and its 95% interval by bootstrap over these and the pairs
+start       processor time of importing and opening over the bare interpreter's, fresh processes in turn. BLAS
+            has one thread in both: a second one waits for work by spinning, which doubles what is counted
 memory      the most that these processes held, after a few frames
 
 The goals: at most 2% or 20 microseconds a frame, whichever is larger; at most 1.2 times the start; at most
@@ -126,17 +127,11 @@ def write(folder: Path, precisions: list[str], only: list[str], nhwc: bool) -> N
 # --- one frame -------------------------------------------------------------------------------------------
 
 
-def bare(path: Path, module: Any, frame: np.ndarray) -> Callable[[], Any]:
+def bare(path: Path, interpreter: Any, frame: np.ndarray) -> Callable[[], Any]:
     """What answers ``frame`` without bnfold; the outputs are read, too."""
     if path.suffix == ".onnx":
-        options = module.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = module.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        (name,) = (node.name for node in session.get_inputs())
-        return lambda: session.run(None, {name: frame})
-    interpreter = module.Interpreter(model_path=str(path), num_threads=1)
-    interpreter.allocate_tensors()
+        (name,) = (node.name for node in interpreter.get_inputs())
+        return lambda: interpreter.run(None, {name: frame})
     (given,) = (told["index"] for told in interpreter.get_input_details())
     wanted = [told["index"] for told in interpreter.get_output_details()]
 
@@ -148,7 +143,7 @@ def bare(path: Path, module: Any, frame: np.ndarray) -> Callable[[], Any]:
     return answer
 
 
-def pairs(path: Path, runtime: str, module: Any, count: int) -> np.ndarray:
+def pairs(path: Path, runtime: str, count: int) -> np.ndarray:
     """Microseconds of the bare call and of `predict_raw`, shape (INSTANCES, pairs, 2)."""
     import bnfold
 
@@ -157,7 +152,10 @@ def pairs(path: Path, runtime: str, module: Any, count: int) -> np.ndarray:
         model = bnfold.open(path, runtime=runtime)
         (spec,) = model.inputs
         frame = np.random.default_rng(1).random(spec.shape, dtype=np.float32)
-        calls = (bare(path, module, frame), lambda model=model, frame=frame: model.predict_raw(frame))
+        calls = (
+            bare(path, model._session.interpreter, frame),
+            lambda model=model, frame=frame: model.predict_raw(frame),
+        )
         same = zip(calls[0](), calls[1]().values(), strict=True)
         assert all(np.array_equal(a, b) for a, b in same), f"{path.name}: the two answers differ"
         took = np.zeros((-(-count // INSTANCES) + 8, 2))
@@ -190,6 +188,7 @@ def process(code: tuple[str, str], path: Path, **names: str) -> tuple[float, flo
     start, frames = (part.format(**names) for part in code)
     # byte code is kept, as after an install
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    environment["OPENBLAS_NUM_THREADS"] = "1"
     done = subprocess.run(
         [sys.executable, "-c", _PROCESS.format(start=start, frames=frames), str(path), path.suffix],
         env=environment, capture_output=True, text=True, check=True,
@@ -223,8 +222,6 @@ def ratio(found: np.ndarray) -> tuple[float, float, float]:
 
 
 def measure(folder: Path, frames: int, count: int) -> int:
-    from importlib import import_module
-
     from bnfold.runtime import interpreters
 
     here = interpreters.at_hand()
@@ -236,7 +233,7 @@ def measure(folder: Path, frames: int, count: int) -> int:
     for runtime in here:
         suffix, module = INTERPRETERS[runtime]
         for path in sorted(folder.glob(f"*{suffix}")):
-            found = pairs(path, runtime, import_module(module), frames)
+            found = pairs(path, runtime, frames)
             over, low, high = interval(found)
             alone = float(np.median(found[..., 0]))
             begun = starts(path, runtime, module, count)
@@ -271,7 +268,7 @@ def main() -> int:
     parser.add_argument(
         "--only", default="mnist_mobilenet,mobilenet_v2,resnet18", help="networks, with commas"
     )
-    parser.add_argument("--frames", type=int, default=400, help="pairs of calls, per file and interpreter")
+    parser.add_argument("--frames", type=int, default=800, help="pairs of calls, per file and interpreter")
     parser.add_argument("--starts", type=int, default=10, help="pairs of processes, per file and interpreter")
     options = parser.parse_args()
     if options.what == "write":

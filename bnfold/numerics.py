@@ -7,22 +7,24 @@ either side is never "equal": it makes the error infinite.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:  # a device imports no more than it needs
+    from numpy.typing import ArrayLike, NDArray
 
 FLOAT32_EPS = float(np.finfo(np.float32).eps)
 
 
 def is_finite(array: NDArray[Any]) -> bool:
     """Whether no value is NaN or infinite; of integers and the like none is."""
-    if array.dtype.kind not in "fc":
-        return True
-    # The first False tells what ``all`` would, which is Python: between two frames, when the network has put
-    # everything out of the cache, it would take 25 microseconds.
-    found = np.isfinite(array)
-    return not found.size or bool(found.item(found.argmin()))
+    if array.dtype.char in "fd" and array.size:
+        # argmax and argmin find a NaN before any number. They write nothing and call nearly nothing: between
+        # two frames, when the network has put everything out of the cache, that saves a third of ``isfinite``
+        high, low = array.item(array.argmax()), array.item(array.argmin())
+        return bool(high - high == 0 == low - low)  # infinity less itself is NaN
+    return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())
 
 
 def max_abs(values: ArrayLike) -> float:

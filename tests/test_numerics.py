@@ -49,6 +49,19 @@ def test_values_that_are_not_finite_are_found_wherever_they_are(shape: tuple[int
             assert not numerics.is_finite(bad.T)
 
 
+@pytest.mark.parametrize("bits", [0x7F800000, 0xFF800000, 0x7F800001, 0xFF800001, 0x7FC00000, 0xFFFFFFFF])
+def test_one_bad_value_is_found_in_arrays_of_every_length(bits: int) -> None:
+    """Vector instructions take several values at once and the rest one by one: both have to see it."""
+    generator = np.random.default_rng(0)
+    for count in (*range(1, 70), 1003):
+        array = generator.standard_normal(count).astype(np.float32)
+        assert numerics.is_finite(array)
+        for place in {0, count // 2, count - 1}:
+            bad = array.copy()
+            bad.view(np.uint32)[place] = bits
+            assert not numerics.is_finite(bad), (count, place)
+
+
 @pytest.mark.parametrize("array", [np.full((2, 3), 255, np.uint8), np.array([True, False]), np.array(["a"])])
 def test_what_is_no_floating_point_number_is_finite(array: np.ndarray) -> None:
     assert numerics.is_finite(array)

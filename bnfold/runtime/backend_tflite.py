@@ -30,20 +30,24 @@ class TfliteSession:
         found_inputs, found_outputs = _tensors(interpreter)
         inputs.check({name: _declared(details) for name, details in found_inputs.items()})
         outputs.check({name: _declared(details) for name, details in found_outputs.items()})
-        self._inputs = [int(found_inputs[name]["index"]) for name in inputs.tensors]
+        self._inputs = list(enumerate(int(found_inputs[name]["index"]) for name in inputs.tensors))
         indices = [int(found_outputs[name]["index"]) for name in outputs.tensors]
         self._outputs = list(zip(outputs.names, indices, strict=True))
-        # looked up once: between two frames every step of Python's takes microseconds
+        self.interpreter: Any = interpreter
+        # looked up and numbered once: between two frames every step of Python's takes microseconds
         self._set, self._get = interpreter.set_tensor, interpreter.get_tensor
         self._invoke = interpreter.invoke
         self._lock = allocate_lock()
 
     def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
+        outputs: dict[str, Array] = {}
         with self._lock:
-            for index, array in zip(self._inputs, arrays, strict=True):
-                self._set(index, array)
+            for number, index in self._inputs:
+                self._set(index, arrays[number])
             self._invoke()
-            return {name: self._get(index) for name, index in self._outputs}  # copies
+            for name, index in self._outputs:
+                outputs[name] = self._get(index)  # a copy
+        return outputs
 
 
 def _tensors(interpreter: Any) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

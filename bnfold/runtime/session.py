@@ -23,7 +23,12 @@ class Session(Protocol):
 
     A back end is one file: a class that is built from the file (its path, or its bytes), the thread count
     and the inputs and outputs with the file's own names for them, and that fills in nothing by position.
+
+    Attributes:
+        interpreter: the package's own object, for what is measured beside it.
     """
+
+    interpreter: Any
 
     def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
         """The outputs by bnfold's names, from inputs in the order given at construction."""

@@ -60,7 +60,7 @@ def configure(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Read, examine, report."""
     _check_options(options)
-    context.progress("starting torch")
+    context.start_torch()
     from bnfold import finding
     from bnfold.statistics import folded as weights
     from bnfold.statistics.audit import examine_all, in_order

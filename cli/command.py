@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 from bnfold.errors import UsageError
 from bnfold.report import Style
 
+from . import interrupts
+
 # A value such as -0.5 or -.5,0.3 after an option: argparse would take it for an option of its own.
 _NEGATIVE = re.compile(r"-\.?\d")
 
@@ -65,6 +67,12 @@ class Context:
     progress: Callable[[str], None]
     verbose: bool = False
     emit: Callable[[str], None] = print
+
+    def start_torch(self) -> None:
+        """Import torch, which takes a second or two: a stage of its own, and Ctrl-C waits for its end."""
+        self.progress("starting torch")
+        with interrupts.Held():
+            import torch  # noqa: F401
 
 
 class HelpRequested(Exception):

@@ -154,7 +154,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     normalisation = preparation.normalisation(options, options.input)
     labels = preparation.labels(options.labels)
 
-    context.progress("starting torch")
+    context.start_torch()
     import bnfold
     from bnfold.request import check_request
 

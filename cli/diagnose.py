@@ -78,10 +78,10 @@ def configure(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Load, run the frames, report."""
     _check_options(options)
+    context.start_torch()
     context.progress(f"reading {Path(options.checkpoint).name}")
     loaded = network.load(options.checkpoint, options)
 
-    context.progress("starting torch")
     from bnfold.normalisation import assumed, by_input
     from bnfold.statistics.batches import SampleBatches
     from bnfold.statistics.diagnose import examine

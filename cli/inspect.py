@@ -36,7 +36,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Read and describe."""
     if is_artifact(options.file):
         return _artifact(options.file)
-    context.progress("starting torch")
+    context.start_torch()
     return _checkpoint(options)
 
 

@@ -33,6 +33,26 @@ def resume() -> None:
         raise KeyboardInterrupt
 
 
+class Held:
+    """As a context manager: a Ctrl-C waits for the end of the block.
+
+    For native code that ends the process where Python raises in its midst, as torch does while it is loading.
+    """
+
+    def __enter__(self) -> None:
+        self._before = signal.getsignal(signal.SIGINT)
+        self._ours = self._before is not signal.SIG_IGN and (
+            threading.current_thread() is threading.main_thread()
+        )
+        if self._ours:
+            signal.signal(signal.SIGINT, lambda number, frame: SEEN.append(number))
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, self._before)
+            resume()
+
+
 def ignore() -> None:
     """Let Ctrl-C do nothing from now on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

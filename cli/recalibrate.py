@@ -33,7 +33,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Check, collect, compare, write."""
     recalibration_options.check(options)
     if options.undo:
-        context.progress("starting torch")
+        context.start_torch()
         document = recalibrated.undo(
             Path(options.checkpoint),
             Path(options.output),
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
             options.state,
         )
         return Outcome(True, document, lambda style: render_undone(document, style))
-    context.progress("starting torch")
+    context.start_torch()
     from bnfold.statistics import distributed
 
     device = _device(options.device)

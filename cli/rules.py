@@ -21,7 +21,7 @@ def configure(parser: CommandParser) -> None:
 
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """List the rules, or show one."""
-    context.progress("starting torch")
+    context.start_torch()
     from bnfold.fold.rules import all_rules
 
     rules = {rule.name: rule for rule in all_rules()}

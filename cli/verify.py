@@ -39,9 +39,9 @@ def configure(parser: CommandParser) -> None:
 def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open both, compare, report."""
     _check_options(options)
+    context.start_torch()
     (reference, left), (candidate, right) = _both(options, context)
 
-    context.progress("starting torch")
     from bnfold.verify import compare, load_metric
 
     metric = load_metric(options.metric) if options.metric is not None else None

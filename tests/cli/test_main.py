@@ -260,6 +260,23 @@ entry()
         assert json.loads(done.stdout)["error"]["code"] == "BNF-U130"
 
 
+def test_ctrl_c_waits_for_torch_to_be_loaded(tmp_path: Path) -> None:
+    """An exception in the midst of that makes torch's native code end the process."""
+    (tmp_path / "torch.py").write_text(
+        "import os, pathlib, signal\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "for _ in range(1000): pass\n"  # where Python would raise
+        "pathlib.Path('loaded').touch()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "bnfold_cli", "rules"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert (tmp_path / "loaded").exists()
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "error[BNF-U130]: interrupted; no unfinished artifact was left behind\n"
+
+
 def test_a_second_ctrl_c_changes_nothing(tmp_path: Path) -> None:
     program = """
 import os, signal, sys, atexit

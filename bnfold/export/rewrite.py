@@ -125,6 +125,15 @@ def _call(node: fx.Node) -> Call:
     return Call(node, arguments, node.meta["val"])
 
 
+def constant(call: Call, position: int) -> torch.Tensor | None:
+    """The tensor that an operand is, where it is a constant of the graph."""
+    node = call.node.args[position]
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    assert call.node.graph.owning_module is not None
+    return _attribute(call.node.graph.owning_module, str(node.target))
+
+
 def _later_results(node: fx.Node) -> Refusal | None:
     """Indices of a pooling, and whatever else stands behind the first result, are not rewritten."""
     if isinstance(node.meta["val"], tuple | list):

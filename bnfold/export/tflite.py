@@ -22,6 +22,7 @@ from bnfold.export import (
     rewrite_power,
     rewrite_repeat,
     rewrite_resize,
+    rewrite_split,
     shapes,
 )
 from bnfold.export.crosscheck import Array, crosscheck
@@ -47,6 +48,7 @@ REWRITES = (
     *rewrite_power.REWRITES,
     *rewrite_repeat.REWRITES,
     *rewrite_resize.REWRITES,
+    *rewrite_split.REWRITES,
 )
 
 
@@ -94,6 +96,8 @@ def export(
             raise explain(error, module, "tflite") from error
         shapes.shorten(module)
         forms.choose(module, forms.TFLITE)
+        rewrite_repeat.spare_expansions(module)
+        rewrite.apply(module, rewrite_repeat.FIRST, "TFLite")
         rewrite.apply(module, REWRITES, "TFLite")
         fitting = take_channels_last(module, inputs, example, channels_last) if channels_last else example
         data = _convert(module, fitting, _needs_64_bits(inputs, outputs))

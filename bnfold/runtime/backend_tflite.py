@@ -6,6 +6,8 @@ from _thread import allocate_lock  # threading's Lock, without the rest of it
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from bnfold.runtime.quiet import quiet_stderr
 from bnfold.runtime.session import Array, Binding, FileTensor, dtype_name
 
@@ -33,6 +35,7 @@ class TfliteSession:
         self._inputs = list(enumerate(int(found_inputs[name]["index"]) for name in inputs.tensors))
         indices = [int(found_outputs[name]["index"]) for name in outputs.tensors]
         self._outputs = list(zip(outputs.names, indices, strict=True))
+        self._scalars = any(not spec.shape for spec in outputs.specs)
         self.interpreter: Any = interpreter
         # looked up and numbered once: between two frames every step of Python's takes microseconds
         self._set, self._get = interpreter.set_tensor, interpreter.get_tensor
@@ -47,6 +50,8 @@ class TfliteSession:
             self._invoke()
             for name, index in self._outputs:
                 outputs[name] = self._get(index)  # a copy
+        if self._scalars:  # which are numbers here, not arrays
+            return {name: np.asarray(value) for name, value in outputs.items()}
         return outputs
 
 

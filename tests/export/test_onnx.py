@@ -67,6 +67,30 @@ def test_an_input_that_nothing_reads_stays() -> None:
     assert [value.name for value in model.graph.input] == ["x", "y"]
 
 
+@pytest.mark.parametrize("epsilon", [1e-7, 1e-8, 1e-10, 1e-15, -1e-9])
+def test_a_small_epsilon_stays(epsilon: float) -> None:
+    """The optimiser of the exporter takes what is close to 0 for 0, and what is close to 1 for 1."""
+
+    def run(net: Any, x: torch.Tensor) -> Any:
+        y = F.relu(x)  # all zero for the input below: what is left is epsilon
+        return {
+            "plus": (y + epsilon) / epsilon, "minus": (y - epsilon) / epsilon,
+            "number": (epsilon + y) / epsilon, "buffer": (net.buffer + y) / epsilon,
+            "sum": (y.sum() + epsilon) / epsilon,
+            "scaled": torch.add(y, torch.tensor(epsilon / 2), alpha=2) / epsilon,
+        }  # fmt: skip
+
+    net = Net(run)
+    net.register_buffer("buffer", torch.tensor(epsilon))
+    check(body_of(net, -draw(1, 5).abs()))
+
+
+@pytest.mark.parametrize("factor", [1 + 2**-20, 1 - 2**-18, 1.00001])
+def test_a_factor_close_to_one_stays(factor: float) -> None:
+    model = check(body_of(Net(lambda _, x: {"times": x * factor, "over": x / factor}), draw(1, 5)))
+    assert sorted(node.op_type for node in model.graph.node) == ["Div", "Mul"]
+
+
 def test_integers_and_booleans() -> None:
     def run(net: Any, x: torch.Tensor) -> Any:
         scores = net.table(x).sum(1)

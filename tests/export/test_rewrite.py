@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from bnfold.capture import capture
 from bnfold.errors import ExportError
-from bnfold.export import rewrite
+from bnfold.export import rewrite, rewrite_repeat
 from bnfold.export.source import private_copy, propagate
 from bnfold.export.tflite import REWRITES
 from bnfold.numerics import max_rel_error
@@ -29,7 +29,8 @@ def rewritten(module: nn.Module, x: torch.Tensor) -> tuple[fx.GraphModule, list[
     copy = private_copy(captured.body, captured.inputs, captured.outputs, (x,))
     assert copy is not captured.body
     propagate(copy, (x,))
-    return copy, rewrite.apply(copy, REWRITES, "TFLite")
+    first = rewrite.apply(copy, rewrite_repeat.FIRST, "TFLite")
+    return copy, first + rewrite.apply(copy, REWRITES, "TFLite")
 
 
 def check(module: nn.Module, *shape: int) -> list[str]:
@@ -94,6 +95,12 @@ REWRITTEN = {
     "repeat, one of them of size 1": (call(lambda x: x.repeat(1, 2, 4, 1)), (2, 2, 1, 2), "repeat"),
     "repeat, axes in front": (call(lambda x: x.repeat(2, 3, 1, 2)), (3, 4), "repeat"),
     "tile, fewer counts": (call(lambda x: torch.tile(x, (2, 1))), (2, 2, 2, 2), "repeat"),
+    "expand": (call(lambda x: x.expand(2, 4, 6, 5)), (2, 4, 1, 5), "expand"),
+    "expand, axes in front": (call(lambda x: x.expand(2, 3, 4, 5)), (4, 1), "expand"),
+    "expand_as": (call(lambda x: x.mean((1, 2), keepdim=True).expand_as(x).relu()), (2, 3, 4, 5), "expand"),
+    "expand, five axes": (call(lambda x: x.expand(-1, 7, -1, 4, -1)), (1, 1, 3, 1, 2), "expand"),
+    "chunk, one": (call(lambda x: torch.cat([y * 2 for y in x.chunk(1, 0)], 0)), (2, 3), "split"),
+    "split, one": (call(lambda x: x.split(5, 1)[0] * 2), (2, 3), "split"),
     "max pool 3-D": (nn.MaxPool3d(3, 2, 1), (2, 3, 5, 6, 8), "max_pool"),
     "max pool 3-D, ceil": (
         nn.MaxPool3d((2, 3, 2), 2, (1, 0, 1), ceil_mode=True), (1, 3, 5, 6, 8), "max_pool",
@@ -139,6 +146,8 @@ LEFT_ALONE = {
     "conv 1-D": (nn.Conv1d(3, 4, 3, padding=1), (1, 3, 9)),
     "power": (call(lambda x: x**2), (1, 3, 5, 6)),
     "repeat, three axes": (call(lambda x: x.repeat(1, 2, 3)), (2, 3, 4)),
+    "split, two": (call(lambda x: x.split(2, 1)[1] * 2), (2, 3)),
+    "expand, three axes": (call(lambda x: x.expand(2, 3, 4)), (2, 1, 4)),
     "repeat, once": (call(lambda x: x.repeat(1, 1, 1, 1)), (2, 3, 4, 5)),
     "max pool": (nn.MaxPool2d(3, 2, 1), (1, 3, 8, 10)),
     "avg pool": (nn.AvgPool2d(3, 2, 1), (1, 3, 8, 10)),

@@ -71,6 +71,29 @@ def test_repetitions_between_layers() -> None:
     check(body_of(Net(run, first=first, second=second, deeper=deeper), draw(1, 4, 4, 4)))
 
 
+def test_expansions_between_layers() -> None:
+    """As squeeze-and-excitation writes them; equal sizes, where an axis in the wrong place goes unnoticed."""
+
+    def run(net: Any, x: torch.Tensor) -> Any:
+        y = net.first(x)
+        mean, rows = y.mean((2, 3), keepdim=True), y.mean(3, keepdim=True)
+        return {
+            "gate": net.second(y * mean.sigmoid().expand_as(y)), "sum": net.second(y + rows.expand_as(y)),
+            "less": net.second(rows.expand_as(y) - y), "over": net.second(y / (2 + rows.abs().expand_as(y))),
+            "joined": net.deeper(torch.cat([y, mean.expand_as(y)], 1)),
+            "rows": net.deeper(torch.cat([rows.expand_as(y), y.mean(2, keepdim=True).expand_as(y)], 1)),
+            "channels": net.second(y.mean(1, keepdim=True).expand_as(y)),
+            "outer": net.second(rows.expand_as(y) * y.mean(2, keepdim=True).expand_as(y)),
+            "places": net.deeper(torch.cat([y, net.places.expand_as(y)], 1)), "last": mean.expand_as(y),
+        }  # fmt: skip
+
+    first, second, deeper = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 3, 1)
+    net = Net(run, first=first, second=second, deeper=deeper)
+    net.places = nn.Parameter(draw(1, 4, 1, 4, seed=8))
+    exported = check(body_of(net, draw(1, 4, 4, 4)))
+    assert "BROADCAST_TO" not in {operator.name for operator in describe(exported.data).operators}
+
+
 def test_volumes_and_poolings() -> None:
     def run(net: Any, x: torch.Tensor, y: torch.Tensor) -> Any:
         return {

@@ -35,7 +35,7 @@ from bnfold.fold import FoldResult, fold
 from bnfold.fold.report import BatchNormEntry
 from bnfold.fold.rules import all_rules
 from bnfold.normalisation import assumed, by_input
-from bnfold.quantize.calibration import few
+from bnfold.quantize.calibration import few, unbounded
 from bnfold.quantize.distil import distil, image_limits
 from bnfold.request import Request, check_labels, check_request
 from bnfold.samples import Frames
@@ -186,11 +186,13 @@ def convert(
             found += [per_frame.marked(exchanged)] if exchanged else []
         if not f.passed(found):
             return _Attempt(folded, found)
-        if request.precision == "int8" and samples is None and not stand_ins:
-            tell("making frames out of the population statistics")
+        if request.precision == "int8" and samples is None:
             said = normalisation or baked is not None
             limits = image_limits(prepared if said else {}, folded.captured.inputs)
-            stand_ins.append(distil(module, example_inputs, folded.captured.inputs, limits))
+            if not stand_ins:
+                tell("making frames out of the population statistics")
+                stand_ins.append(distil(module, example_inputs, folded.captured.inputs, limits))
+            found += unbounded(folded.captured.inputs, limits)
         tell("computing the reference")
         random = stand_ins[0] if stand_ins else None
         proof = Proof.of(module, example_inputs, folded, samples, prepared, judged_by, random)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from bnfold.channels_last import to_file
 from bnfold.finding import Finding
 from bnfold.inner_values import Feeds
 from bnfold.samples import Frames
+from bnfold.signature import TensorSpec
 from bnfold.wording import count
 
 MOST = 500
@@ -68,6 +71,28 @@ def few(frames: Frames) -> list[Finding]:
             f"give {FEW} to {MOST} frames as the device sees them (--samples), or none: the population "
             "statistics stand for more than a few frames do",
         )
+    ]
+
+
+def unbounded(inputs: Sequence[TensorSpec], limits: Mapping[str, Any]) -> list[Finding]:
+    """Warnings where the range of an input comes from noise: statistics say nothing of its single values.
+
+    Args:
+        inputs: of a network that is calibrated without frames.
+        limits: by the names of those whose values are known to have limits, as pixels do.
+    """
+    return [
+        Finding(
+            "BNF-V045",
+            "warning",
+            f"input {spec.name!r}",
+            f"how far input {spec.name!r} goes was taken from noise that fits the population statistics: "
+            "what goes further on the device is cut off",
+            {"input": spec.name},
+            "give frames (--samples)",
+        )
+        for spec in inputs
+        if spec.name not in limits and np.dtype(spec.dtype).kind == "f"
     ]
 
 

@@ -19,7 +19,7 @@ from bnfold.export.source import library_versions
 from bnfold.export.tflite import require_known_operators
 from bnfold.export.tflite_inspect import describe
 from bnfold.finding import Finding
-from bnfold.quantize import Lowered, tflite_file
+from bnfold.quantize import Lowered, bias_range, tflite_file
 from bnfold.quantize import floating as left
 from bnfold.quantize.half import Halves
 from bnfold.quantize.half_tflite import halve
@@ -61,6 +61,7 @@ def lower(
             ) from error
     model = tflite_file.read(made)
     _check(model)
+    bias_range.widen(model, tflite_file.read(data))
     halves = Halves("TFLite")
     findings = _left_floating(model, floating)
     halve(model, halves)

@@ -134,7 +134,7 @@ class Tally:
             self._gate.precision,
             "top-1" if self._scores else "values",
             self._counted,
-            self._agreed / self._counted if self._counted else 1.0,
+            self._agreed / self._counted if self._counted else 0.0,  # nothing was shown
             self._ties,
             self._gate.min_agreement,
             self._product / length if length > 0 else (1.0 if equal else 0.0),

@@ -79,6 +79,9 @@ def disagrees(one: Agreement, losses: Sequence[Mapping[str, Any]], cause: str = 
     message = (
         f"{one.candidate} {one.precision} in {one.runtime}: {one.share:.2%} of {one.counted} {what} in "
         f"output {one.output!r}, below {one.min_agreement:.2%} (signal to noise {one.snr_db:.1f} dB)"
+        if one.counted
+        else f"{one.candidate} {one.precision} in {one.runtime}: nothing shows whether frames keep their "
+        f"best class in output {one.output!r}: none of the {one.ties} random ones has a clear one"
     )
     if losses:
         named = ", ".join(f"{loss['layer']} ({loss['snr_db']:.1f} dB)" for loss in losses[:3])

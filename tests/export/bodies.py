@@ -68,8 +68,16 @@ def set_weights(module: nn.Module, seed: int = 3) -> nn.Module:
     return module.eval()
 
 
-def body_of(module: nn.Module, *example: torch.Tensor, dynamic_batch: bool = False) -> Body:
+def body_of(
+    module: nn.Module,
+    *example: torch.Tensor,
+    dynamic_batch: bool = False,
+    change: Callable[[nn.Module], None] | None = None,
+) -> Body:
+    """``change``: what is to be other than drawn."""
     set_weights(module)
+    if change is not None:
+        change(module)
     captured = capture(module, example, dynamic_batch=dynamic_batch)
     with torch.no_grad():
         leaves = [leaf.numpy() for leaf in tree_leaves(module(*example))]

@@ -11,6 +11,7 @@ from torch import nn
 
 import bnfold
 from bnfold.errors import UsageError
+from bnfold.quantize.calibration import unbounded
 from bnfold.quantize.distil import distil, image_limits
 from bnfold.samples import Frames
 from bnfold.signature import TensorSpec
@@ -116,6 +117,43 @@ class OnlyOne(Small):
         if len(x) > 1:
             raise ValueError("one at a time")
         return super().forward(x)
+
+
+class Features(nn.Module):
+    """Numbers of very different size, which no noise of one size becomes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.norm.running_mean = torch.tensor([1000.0, 0.1, -20.0, 3.0])
+        self.norm.running_var = torch.tensor([1.0, 0.01, 400.0, 0.1])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x)
+
+
+def test_noise_that_does_not_come_near_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        distil(Features().eval(), (torch.zeros(1, 4),), (TensorSpec("x", (1, 4), "float32"),), {})
+    assert caught.value.code == "BNF-U152"
+    assert "no noise was found" in str(caught.value)
+
+
+def test_integers_cannot_be_brought_closer() -> None:
+    class Pixels(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x / 255)
+
+    spec = TensorSpec("x", SHAPE, "uint8")
+    with pytest.raises(UsageError) as caught:
+        distil(Pixels().eval(), (torch.zeros(SHAPE, dtype=torch.uint8),), (spec,), {})
+    assert caught.value.code == "BNF-U152"
+
+
+def test_an_input_without_limits_is_told() -> None:
+    specs = (TensorSpec("image", SHAPE, "float32"), TensorSpec("state", (1, 2), "float32"))
+    specs += (TensorSpec("kind", (1,), "int64"),)
+    assert [found.where for found in unbounded(specs, {"image": None})] == ["input 'state'"]
 
 
 @pytest.mark.parametrize("kind", [Plain, OnlyOne])

@@ -10,6 +10,7 @@ import pytest
 from bnfold.quantize.gate import Gate
 from bnfold.signature import TensorSpec
 from bnfold.verify.agreement import Agreement, Tally, is_scores
+from bnfold.verify.findings import disagrees
 
 GATE = Gate("int8", tolerance=0.25, agreeing=0.05, min_agreement=0.7)
 SCORES = TensorSpec("y", (1, 3), "float32")
@@ -55,6 +56,13 @@ def test_near_ties_of_random_frames_are_left_out_and_counted() -> None:
     assert counted(pairs).share == 0.5
     got = counted(pairs, ties=True)
     assert (got.counted, got.share, got.ties) == (1, 1.0, 1)
+
+
+def test_where_every_frame_is_a_near_tie_nothing_is_shown() -> None:
+    got = counted([([1, 0, 0], [0.0, 0.9, 0]), ([0, 1, 0], [0, 1, 0])], ties=True)
+    assert (got.counted, got.share, got.passed, got.ties) == (0, 0.0, False, 2)
+    (found,) = disagrees(got, [])
+    assert "none of the 2 random ones has a clear one" in found.message
 
 
 def test_what_is_not_finite_or_of_another_shape_agrees_nowhere() -> None:

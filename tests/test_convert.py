@@ -617,3 +617,24 @@ def test_other_batch_statistics_are_not_offered(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         convert(built(Small), tmp_path, batch_statistics="batch")
     assert caught.value.code == "BNF-U074"
+
+
+# --- what the file answers -------------------------------------------------------------------------------
+
+
+def test_an_output_without_axes_is_an_array_in_every_interpreter(tmp_path: Path) -> None:
+    class Entropy(Small):
+        def forward(self, x: Tensor) -> Any:
+            scores = super().forward(x)
+            return {"scores": scores, "entropy": -(scores.softmax(1) * scores.log_softmax(1)).sum()}
+
+    module = built(Entropy)
+    result = convert(module, tmp_path, to=("onnx", "tflite"))
+    x = frames(1)
+    with torch.no_grad():
+        expected = float(module(torch.from_numpy(x))["entropy"])
+    for artifact in result.artifacts:
+        got = bnfold.open(artifact.path).predict_raw(x)["entropy"]
+        assert isinstance(got, np.ndarray)
+        assert got.shape == ()
+        assert float(got) == pytest.approx(expected, rel=1e-5)

@@ -19,7 +19,7 @@ from bnfold.export.source import library_versions
 from bnfold.export.tflite import require_known_operators
 from bnfold.export.tflite_inspect import describe
 from bnfold.finding import Finding
-from bnfold.quantize import Lowered, bias_range, tflite_file
+from bnfold.quantize import Lowered, bias_range, tflite_file, tflite_outputs
 from bnfold.quantize import floating as left
 from bnfold.quantize.half import Halves
 from bnfold.quantize.half_tflite import halve
@@ -38,9 +38,9 @@ def lower(
         floating: tensors whose operators stay in floating point.
 
     Raises:
-        ExportError: the quantizer fails or gives a scale that is no number (BNF-E052), or finds nothing to
-            quantise (BNF-E053); BNF-E050 a weight that stays floating is beyond the range of float16;
-            BNF-E013 it makes an operator that tflite-runtime does not know.
+        ExportError: the quantizer fails, gives a scale that is no number or loses an output (BNF-E052), or
+            finds nothing to quantise (BNF-E053); BNF-E050 a weight that stays floating is beyond the range of
+            float16; BNF-E013 it makes an operator that tflite-runtime does not know.
         PlatformError: BNF-P070 ai-edge-quantizer is not installed.
     """
     if importlib.util.find_spec("ai_edge_quantizer") is None:
@@ -61,7 +61,9 @@ def lower(
             ) from error
     model = tflite_file.read(made)
     _check(model)
-    bias_range.widen(model, tflite_file.read(data))
+    before = tflite_file.read(data)
+    bias_range.widen(model, before)
+    tflite_outputs.restore(model, before)
     halves = Halves("TFLite")
     findings = _left_floating(model, floating)
     halve(model, halves)

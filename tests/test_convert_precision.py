@@ -155,6 +155,49 @@ def test_a_file_below_the_gate_is_rejected_and_the_layers_are_named(tmp_path: Pa
     assert convert(tmp_path, built(Fragile), precision="int8", to=("onnx",), min_agreement=0.01).passed
 
 
+class Answers(Small):
+    """A place for each frame and an answer for each place, beside the numbers that these are made of."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return {"best": x.flatten(1).argmax(1), "heat": x, "mask": x > x.mean((2, 3), keepdim=True)}
+
+
+def test_integers_are_ruled_by_how_many_are_equal_and_by_nothing_else(tmp_path: Path) -> None:
+    """One wrong frame is all of its argmax, and is no more than one frame."""
+    inputs, network = frames(64), built(Answers).double()
+    with torch.no_grad():
+        exact = {name: value.numpy() for name, value in network(torch.from_numpy(inputs).double()).items()}
+    for least in (0.5, 0.9999):
+        result = convert(tmp_path, built(Answers), precision="int8", min_agreement=least)
+        rejected = []
+        for artifact in result.artifacts:
+            target, passed = artifact.target, True
+            model = bnfold.open(artifact.path) if artifact.path.suffix != ".rejected" else None
+            for name in ("best", "mask"):
+                (row,) = [o for o in result.agreement if (o.candidate, o.output) == (target, name)]
+                (parity,) = [o for o in result.parity if (o.candidate, o.output) == (target, name)]
+                if model is not None:  # counted here on its own
+                    answers = np.concatenate([model.predict_raw(frame[None])[name] for frame in inputs])
+                    assert row.share == np.mean(answers == exact[name])
+                assert (parity.max_abs_error, parity.tolerance) == (1 - row.share, 1 - least)
+                assert parity.passed == row.passed == (row.share >= least)
+                assert "exact" not in parity.to_json()
+                passed = passed and row.passed
+            assert (artifact.path.suffix == ".rejected") != passed
+            rejected += [] if passed else [target]
+        if least == 0.5:
+            assert result.passed
+            shares = [row.share for row in result.agreement if row.output != "heat"]
+            assert 0.8 < min(shares) < 1  # some place is another one
+        else:
+            assert rejected == ["onnx", "tflite"]
+        errors = [found for found in result.findings if found.severity == "error"]
+        assert {found.code for found in errors} == ({"BNF-V040"} if rejected else set())
+        assert result.passed == (not rejected)
+
+
 def test_several_inputs_and_outputs_are_judged_each(tmp_path: Path) -> None:
     generator = np.random.default_rng(7)
     samples = {

@@ -93,7 +93,8 @@ class Tally:
 
     def __init__(self, spec: TensorSpec, gate: Gate, spread: float, *, scores: bool, ties: bool) -> None:
         self._spec, self._gate = spec, gate
-        self._allowed = 0.0 if is_exact(spec.dtype) else gate.agreeing * spread
+        self._exact = is_exact(spec.dtype)  # compared as they are: float64 has no odd numbers beyond 2^53
+        self._allowed = 0.0 if self._exact else gate.agreeing * spread
         self._scores, self._leave_ties = scores, ties
         self._agreed = self._counted = self._ties = 0
         self._signal = self._noise = self._other = self._product = 0.0
@@ -116,7 +117,8 @@ class Tally:
             self._ties += int((~clear).sum())
         else:
             self._counted += expected.size
-            self._agreed += int((np.abs(ours - theirs) <= self._allowed).sum())
+            same = actual == expected if self._exact else np.abs(ours - theirs) <= self._allowed
+            self._agreed += int(same.sum())
         self._signal += float((theirs**2).sum())
         self._other += float((ours**2).sum())
         self._product += float((ours * theirs).sum())

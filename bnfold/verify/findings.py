@@ -31,6 +31,12 @@ def failed(
         return [_too_far(result, different)]
     if different:
         message = f"output {result.output!r} of {result.candidate} in {result.runtime}: {different}"
+    elif result.exact:
+        message = (
+            f"{result.candidate} in {result.runtime} differs from the network in up to "
+            f"{result.max_abs_error:.2%} of the elements of output {result.output!r} in a call; rounding "
+            f"explains {result.tolerance:.2%} (noise floor {result.noise_floor:.2%}, {result.frames} frames)"
+        )
     else:
         message = (
             f"{result.candidate} in {result.runtime} is off by {result.max_abs_error:.3g} in output "

@@ -35,7 +35,8 @@ class Parity:
     For floating outputs the three numbers are absolute errors in the output's own unit. For integer and
     boolean outputs (an argmax) they are shares of elements that differ, so a tolerance of 0 means equal in
     every element; a share is tolerated only where the original network disagrees with itself between float32
-    and float64.
+    and float64. They are those of the worst call; below ``fp32`` of all frames together, since there the
+    share that agrees (:class:`~bnfold.verify.agreement.Agreement`) rules integers, and nothing else does.
 
     Attributes:
         candidate: ``fold``, ``onnx``, ``tflite``, or ``torch`` for another module.
@@ -49,6 +50,7 @@ class Parity:
         passed: whether it is.
         role: of an artifact: ``clean`` or ``monitor``.
         precision: of an artifact: below ``fp32`` the tolerance is a share of the output's range.
+        exact: whether the numbers are shares of elements.
     """
 
     candidate: str
@@ -62,6 +64,7 @@ class Parity:
     passed: bool
     role: str = "clean"
     precision: str = "fp32"
+    exact: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; a number that is not finite is null, which JSON can say."""
@@ -102,10 +105,12 @@ class Bound:
         return math.isfinite(error) and math.isfinite(self.tolerance) and error <= self.tolerance
 
     def under(self, gate: Gate | None) -> Bound:
-        """The bound of a low-precision file: a share of the output's range, or of its integers."""
-        if gate is None:
+        """The bound of a low-precision file: a share of the output's range, or of all its integers."""
+        if gate is None or not math.isfinite(self.tolerance):
             return self
-        wider = 1 - gate.min_agreement if self.exact else gate.tolerance * self.spread
+        if self.exact:  # what rules is how many agree, however few the original's own rounding changes
+            return replace(self, tolerance=1 - gate.min_agreement)
+        wider = gate.tolerance * self.spread
         return replace(self, tolerance=wider) if wider > self.tolerance else self
 
 

@@ -98,11 +98,14 @@ class Yardstick:
                         worst = (weight, inputs)
             if judged and self.judge is not None and not different:
                 kept.append(self.judge.keep(actual))
-        results = [
-            self._parity(candidate, spec.name, errors[spec.name], bounds[spec.name]) for spec in self.outputs
-        ]
         agreement = [
             tally.result(candidate.kind, candidate.runtime, candidate.role) for tally in tallies.values()
+        ]
+        for one in agreement:  # one wrong answer is all of an argmax's call: of integers the share counts
+            if bounds[one.output].exact and math.isfinite(errors[one.output]) and one.counted:
+                errors[one.output] = 1 - one.share
+        results = [
+            self._parity(candidate, spec.name, errors[spec.name], bounds[spec.name]) for spec in self.outputs
         ]
         said: list[Finding] = []
         if self.judge is not None and self.accuracy is not None and kept and not different:
@@ -146,6 +149,7 @@ class Yardstick:
             passed=bound.holds(error),
             role=candidate.role,
             precision=candidate.gate.precision if candidate.gate else "fp32",
+            exact=bound.exact,
         )
 
 
@@ -175,9 +179,12 @@ class Measurement:
         ``cause`` is what to do where a difference is no wonder; ``losses`` are the layers where a
         low-precision candidate loses most.
         """
+        counted = {one.output for one in self.agreement}
         failures = [
             found
             for result in self.parity
+            # how many integers are equal is what the agreement says
+            if not (result.exact and result.output in counted) or result.output in self.different
             for found in findings.failed(result, self.different.get(result.output), divergence, cause)
         ]
         failures += [found for one in self.agreement for found in findings.disagrees(one, losses, cause)]

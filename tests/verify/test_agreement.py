@@ -51,6 +51,13 @@ def test_integers_must_be_equal() -> None:
     assert (got.kind, got.share) == ("values", 2 / 3)
 
 
+def test_large_integers_must_be_equal_too() -> None:
+    spec = TensorSpec("y", (1, 2), "int64")
+    tally = Tally(spec, GATE, 0.0, scores=False, ties=False)
+    tally.add(np.array([[2**60, 2**60 + 1]]), np.array([[2**60, 2**60]]))  # float64 has them equal
+    assert tally.result("onnx", "", "clean").share == 0.5
+
+
 def test_near_ties_of_random_frames_are_left_out_and_counted() -> None:
     pairs = [([1, 0, 0], [0.0, 0.9, 0]), ([0, 9, 0], [0, 9, 0])]
     assert counted(pairs).share == 0.5

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from bnfold.quantize.gate import Gate
 from bnfold.verify import parity
 
 
@@ -40,6 +42,15 @@ def test_integers_are_held_to_equality() -> None:
     assert parity.error(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4]), exact=True) == 0.25
     assert not bound.holds(0.25)
     assert bound.holds(parity.error(np.array([True, False]), np.array([True, False]), exact=True))
+
+
+def test_under_a_gate_integers_are_held_to_the_share_that_agrees() -> None:
+    gate = Gate("int8", tolerance=0.25, agreeing=0.05, min_agreement=0.75)
+    for floor in (0.0, 0.5):  # however much of them the network's own rounding changes
+        assert parity.bound(floor, 0.0, exact=True).under(gate).tolerance == 0.25
+    assert parity.bound(1e-6, 1.0, exact=False, spread=2.0).under(gate).tolerance == 0.5
+    unknown = replace(parity.bound(0.0, 0.0, exact=True), tolerance=math.nan)
+    assert math.isnan(unknown.under(gate).tolerance)  # a random output stays one
 
 
 def test_shape_kind_and_nan_are_never_close() -> None:

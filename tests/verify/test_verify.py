@@ -167,10 +167,14 @@ def test_integer_outputs_must_be_equal() -> None:
     assert (parity.max_abs_error, parity.tolerance, parity.passed) == (0.0, 0.0, True)
     with torch.no_grad():
         changed = module(torch.tensor(frames())) != built(Answer, seed=5)(torch.tensor(frames()))
-    [parity] = bnfold.verify(module, fold(built(Answer, seed=5), (torch.zeros(SHAPE),)), frames())
+    comparison = compare(module, fold(built(Answer, seed=5), (torch.zeros(SHAPE),)), frames())
+    [parity] = comparison.parity
     assert changed.any()
     assert parity.max_abs_error == 1.0  # one element per frame: some frame has it wrong
     assert not parity.passed
+    [found] = [one for one in comparison.findings if one.code == "BNF-V001"]
+    assert "in up to 100.00% of the elements of output 'output'" in found.message
+    assert "rounding explains 0.00%" in found.message
 
 
 # --- accuracy --------------------------------------------------------------------------------------------

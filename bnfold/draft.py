@@ -247,10 +247,10 @@ def _golden(model: Model, moved: frozenset[str], proof: Proof, gate: Gate | None
     outputs = model.predict_raw(inputs)
     exact = {spec.name: is_exact(spec.dtype) for spec in proof.captured.outputs}
     tolerances = {name: _TAP_TOLERANCE * max_abs(values) for name, values in outputs.items()}
-    # For integers the bound is a share of elements, and a golden answer is the same or another one.
+    # Of integers it is a share of the elements that may be others: of a map a few places, of one answer none.
     for name, bound in proof.yardstick.bounds.items():
-        wider = gate.agreeing * bound.spread if gate is not None else 0.0
-        tolerances[name] = 0.0 if exact[name] else max(bound.tolerance, wider)
+        wider = gate.agreeing if gate is not None else 0.0
+        tolerances[name] = wider if exact[name] else max(bound.tolerance, wider * bound.spread)
     return golden.record(inputs, outputs, tolerances)
 
 

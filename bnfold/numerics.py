@@ -51,6 +51,18 @@ def max_abs_error(actual: ArrayLike, expected: ArrayLike) -> float:
     return max_abs(a - e)
 
 
+def share_unequal(actual: ArrayLike, expected: ArrayLike) -> float:
+    """The share of elements that differ: for integers and booleans, of which none is nearer than another.
+
+    Raises:
+        ValueError: the shapes differ (nothing is broadcast).
+    """
+    a, e = np.asarray(actual), np.asarray(expected)
+    if a.shape != e.shape:
+        raise ValueError(f"shapes differ: {a.shape} and {e.shape}")
+    return float((a != e).mean()) if a.size else 0.0
+
+
 def max_rel_error(actual: ArrayLike, expected: ArrayLike) -> float:
     """max|actual - expected| / max|expected|, in float64; the absolute error where expected is all zero.
 

@@ -30,6 +30,14 @@ def test_what_is_not_finite_is_never_equal(bad: float) -> None:
 def test_nothing_is_broadcast() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         numerics.max_abs_error(np.zeros((2, 1)), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="shapes differ"):
+        numerics.share_unequal(np.zeros((2, 1), int), np.zeros((2, 2), int))
+
+
+def test_of_integers_the_share_that_differs() -> None:
+    assert numerics.share_unequal([2**60, 7, 0, 1], [2**60 + 1, 7, 0, 1]) == 0.25  # float64 has them equal
+    assert numerics.share_unequal([True, False], [True, True]) == 0.5
+    assert numerics.share_unequal(np.zeros((0, 3), int), np.zeros((0, 3), int)) == 0
 
 
 def test_float32_ulps() -> None:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputCheck:
-    """How far one output of the golden frame is from what it was at conversion."""
+    """How far one output of the golden frame is from what it was at conversion.
+
+    For integers and booleans ``max_abs_error`` and ``tolerance`` are shares of elements that differ.
+    """
 
     output: str
     max_abs_error: float
@@ -43,6 +46,7 @@ def replay(model: Model) -> list[OutputCheck]:
     for name, entry in recorded["outputs"].items():
         expected = golden.decode(entry, where=where)
         same = expected.shape == outputs[name].shape and expected.dtype == outputs[name].dtype
-        error = numerics.max_abs_error(outputs[name], expected) if same else math.inf
+        distance = numerics.share_unequal if expected.dtype.kind in "biu" else numerics.max_abs_error
+        error = distance(outputs[name], expected) if same else math.inf
         checks.append(OutputCheck(name, error, entry["tolerance"], error <= entry["tolerance"]))
     return checks

@@ -151,6 +151,16 @@ def test_self_test_of_an_exact_answer_and_of_one_a_hair_beyond(tmp_path: Path) -
     }  # fmt: skip
 
 
+def test_self_test_of_integers_counts_those_that_differ(tmp_path: Path) -> None:
+    tensors = ("int32", [1, 4])
+    frame = np.array([[1, 2, 3, 4]], np.int32)
+    answer = np.array([[2, 4, 6, 800]], np.int32)  # the last is another one, no matter by how much
+    for tolerance, passed in ((0.25, True), (0.2, False), (0.0, False)):
+        record = golden.record({"x": frame}, {"y": answer}, {"y": tolerance})
+        model = bnfold.open(artifact(tmp_path, DOUBLE, {"_x": tensors}, {"_y": tensors}, golden=record))
+        assert model.self_test() == [OutputCheck("y", 0.25, tolerance, passed)]
+
+
 def test_a_golden_frame_of_another_shape_than_the_input(tmp_path: Path) -> None:
     tensors = ("float32", [1, 2])
     frame = np.zeros((1, 3), dtype=np.float32)

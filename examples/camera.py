@@ -2,28 +2,26 @@
 
     python examples/camera.py NAME.monitor.onnx NAME.onnx FRAMES [STATE]
 
-FRAMES is a folder that stands in for the camera: replace `camera` by yours, which gives one uint8 array
-(H, W, 3) after another. Every tenth frame runs on the monitored file, the others on the clean one.
+FRAMES is a folder that stands in for the camera: yours gives a uint8 array (H, W, 3) at a time. Every tenth
+frame runs on the monitored file, the others on the clean one. The status is 1 after drift, 2 after an error.
 """
 
 import sys
-from collections.abc import Iterator
-from typing import Any
 
-from bnfold.drift import Stream
+from bnfold.drift import Seen, Stream
+from bnfold.errors import BnfoldError, InputError
 from bnfold.runtime import frames
 
 
-def camera(place: str) -> Iterator[Any]:
-    for _, frame in frames.read(place):
-        yield frame
-
-
 def main(monitored: str, clean: str, place: str, state: str | None = None) -> int:
+    camera = frames.read(place)
     stream = Stream(monitored, clean=clean, every=10, state=state)
     try:
-        for number, frame in enumerate(camera(place)):
-            seen = stream.predict(frame)
+        for number in range(len(camera)):
+            try:
+                seen = stream.predict(camera.at(number)[1])
+            except InputError as error:  # it cannot be read, or has another shape: the next one may be good
+                seen = Seen(findings=stream.unusable(error.where or "camera", error))
             for found in seen.findings:  # usually none; at an alarm slow down, stop, or call someone
                 print(f"frame {number}: {found.severity} {found.code}: {found.message}", file=sys.stderr)
             print(number, *(f"{name} {values}" for name, values in seen.outputs.items()))
@@ -33,6 +31,8 @@ def main(monitored: str, clean: str, place: str, state: str | None = None) -> in
 
 
 if __name__ == "__main__":
-    if not 3 <= len(sys.argv[1:]) <= 4:
-        sys.exit(__doc__)
-    sys.exit(main(*sys.argv[1:]))
+    try:
+        sys.exit(main(*sys.argv[1:]) if len(sys.argv) in (4, 5) else __doc__)
+    except BnfoldError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -84,13 +84,13 @@ def _by_side(
 def _ratios(document: Document, style: Style) -> str:
     lines = []
     for name, ratio in document["ratio"].items():
-        low, high = f"{ratio['low']:.3f}", f"{ratio['high']:.3f}"
+        head = f"  {name.replace('_', ' ')}, A takes {ratio['median']:.3f} times as long as B"
+        if ratio["low"] is None:
+            lines.append(f"{head}: too few frames to tell")
+            continue
         told = ratio["low"] > 1 or ratio["high"] < 1
         verdict = ("A is faster" if ratio["median"] < 1 else "B is faster") if told else "too close to tell"
-        lines.append(
-            f"  {name.replace('_', ' ')}, A takes {ratio['median']:.3f} times as long as B "
-            f"({low} to {high}): {verdict}"
-        )
+        lines.append(f"{head} ({ratio['low']:.3f} to {ratio['high']:.3f}): {verdict}")
     return style.plain("\n".join(lines))
 
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bnfold.channels_last import network_specs, of_manifest
-from bnfold.errors import InputError, UsageError
+from bnfold.errors import UsageError
 from bnfold.finding import Finding
-from bnfold.runtime import coldstart, frames, stand_in
+from bnfold.runtime import coldstart, streams
 from bnfold.runtime.coldstart import ColdStart
-from bnfold.runtime.latency import Call, Latency, Plan, Ratio, timed
+from bnfold.runtime.latency import Latency, Plan
 from bnfold.runtime.model import Model, open
+from bnfold.runtime.ratio import Ratio
+from bnfold.runtime.streams import RAW, WHOLE
 
 Progress = Callable[[str], None]
 
-RAW, WHOLE = "without_preprocessing", "with_preprocessing"
-
 # The medians of stretches of one stream lie this far apart only where something else ran beside it.
 _RESTLESS = 1.15
-_MOST_FRAMES = 256
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,6 @@ class Benchmark:
         }
 
 
-def _machine() -> dict[str, Any]:
-    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()}
-
-
 def bench(
     artifact: str | os.PathLike[str],
     *,
@@ -133,24 +130,24 @@ def bench(
     if against is not None:
         models.append(_other(against, models[0], threads, runtime))
         paths.append(os.fspath(against))
+    runtimes = [model.runtime for model in models]
+    precisions = [str(model.manifest["precision"]) for model in models]
+    given = streams.of(models, samples)
     starts = []
-    for path, model in zip(paths, models, strict=True):
+    for path, name in zip(paths, runtimes, strict=True):
         tell(f"starting {path} in a fresh process")
-        starts.append(coldstart.measure(path, threads=threads, runtime=model.runtime.rpartition(" ")[0]))
-    streams: list[dict[str, Latency]] = [{} for _ in models]
-    ratios: dict[str, Ratio] = {}
-    for name, calls, given in _streams(models, samples):
-        tell(f"timing {plan.frames} frames {name.replace('_', ' ')}")
-        times = timed(calls, given, plan)
-        if len(times) == 2:
-            ratios[name] = Ratio.of(times[0], times[1])
-        for stream, of_side in zip(streams, times, strict=True):
-            stream[name] = Latency.of(of_side)
+        starts.append(coldstart.measure(path, threads=threads, runtime=name.rpartition(" ")[0]))
+
+    def anew(side: int) -> Model:
+        return open(paths[side], threads=threads, runtime=runtimes[side].rpartition(" ")[0])
+
+    times = streams.timed_in_turn(models, anew, given, plan, tell)
     sides = [
-        Side(path, model.runtime, str(model.manifest["precision"]), start, stream)
-        for path, model, start, stream in zip(paths, models, starts, streams, strict=True)
+        Side(*told, {name: Latency.of(np.concatenate(of_sides[side])) for name, of_sides in times.items()})
+        for side, told in enumerate(zip(paths, runtimes, precisions, starts, strict=True))
     ]
-    gated = WHOLE if WHOLE in streams[0] else RAW
+    ratios = {} if against is None else {name: Ratio.of(*of_sides) for name, of_sides in times.items()}
+    gated = WHOLE if WHOLE in times else RAW
     result = Benchmark(
         sides[0],
         sides[1] if against is not None else None,
@@ -183,41 +180,6 @@ def _other(path: str | os.PathLike[str], first: Model, threads: int, runtime: st
             fix="compare two artifacts of one network",
         )
     return model
-
-
-def _streams(
-    models: list[Model], samples: str | os.PathLike[str] | None
-) -> list[tuple[str, list[Call], list[Sequence[Any]]]]:
-    """What to time: a name, and for each model a call and its frames."""
-    if samples is None:
-        seen = stand_in.camera(models[0])
-        ready: list[Sequence[Any]] = [[stand_in.prepared(model)] for model in models]
-    else:
-        taken = _read(samples, models[0])
-        images = all(getattr(frame, "dtype", None) == "uint8" for frame in taken)
-        seen = taken if images else None
-        ready = [[model.prepare(frame) for frame in taken] for model in models]
-    found: list[tuple[str, list[Call], list[Sequence[Any]]]] = [
-        (RAW, [model.predict_raw for model in models], ready)
-    ]
-    if seen is not None:
-        found.append((WHOLE, [model.predict for model in models], [seen] * len(models)))
-    return found
-
-
-def _read(samples: str | os.PathLike[str], model: Model) -> list[Any]:
-    """The first frames, in memory: reading files is not what is timed."""
-    taken = []
-    for name, frame in frames.read(samples, inputs=[spec.name for spec in model.inputs]):
-        try:
-            model.prepare(frame)
-        except InputError as error:
-            error.where = f"{name}, {error.where}" if error.where else name
-            raise
-        taken.append(frame)
-        if len(taken) == _MOST_FRAMES:
-            break
-    return taken
 
 
 def _judged(result: Benchmark) -> list[Finding]:

@@ -22,7 +22,6 @@ Nanoseconds: TypeAlias = NDArray[np.int64]
 # A percentile needs this many frames beyond it, or it is the accident of a few.
 _BEYOND = 10
 _BLOCKS, _IN_A_BLOCK = 8, 32
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,12 @@ class Plan:
     frames: int = 1024
     seconds: float = 60.0
     warm_up: int = 16
+
+    def share(self, parts: int, index: int, spent: Sequence[Nanoseconds] = ()) -> Plan:
+        """The plan of one of several parts, one after another; ``spent`` are the times before it."""
+        frames = self.frames * (index + 1) // parts - self.frames * index // parts
+        seconds = self.seconds - sum(float(times.sum()) for times in spent) / 1e9
+        return Plan(frames, seconds / (parts - index), -(-self.warm_up // parts))
 
 
 def timed(calls: Sequence[Call], frames: Sequence[Sequence[Any]], plan: Plan) -> list[Nanoseconds]:
@@ -139,38 +144,3 @@ def _unrest(times: Nanoseconds) -> float | None:
         return None
     medians = [float(np.median(block)) for block in np.array_split(times, _BLOCKS)]
     return max(medians) / min(medians) if min(medians) > 0 else None
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """One side's time over the other's.
-
-    Attributes:
-        median: of the pairs.
-        low, high: its 95% interval (percentile bootstrap over blocks of successive pairs: a disturbance of
-            the machine outlasts a frame).
-    """
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, first: Nanoseconds, second: Nanoseconds) -> Ratio:
-        """first / second, pair by pair."""
-        pairs = np.asarray(first, dtype=np.float64) / np.maximum(second, 1)
-        length = max(1, math.isqrt(len(pairs)))
-        generator = np.random.default_rng(0)
-        starts = generator.integers(0, len(pairs) - length + 1, (_RESAMPLES, -(-len(pairs) // length)))
-        drawn = pairs[(starts[:, :, None] + np.arange(length)).reshape(_RESAMPLES, -1)]
-        low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
-        return cls(float(np.median(pairs)), float(low), float(high))
-
-    @property
-    def tells(self) -> bool:
-        """Whether the interval leaves 1 out: one side is faster than the other."""
-        return not self.low <= 1 <= self.high
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return {"median": self.median, "low": self.low, "high": self.high}

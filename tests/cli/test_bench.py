@@ -56,6 +56,14 @@ def test_two_artifacts_frame_by_frame(cli: Cli, halves: Path, wrong_halves: Path
     assert "as long as B" in words
 
 
+def test_one_pair_of_frames_tells_nothing(cli: Cli, halves: Path) -> None:
+    alone = ("bench", halves, "--against", halves, "--count", 1)
+    document = cli(*alone, "--format", "json").document
+    assert document["latency"]["with_preprocessing"]["frames"] == 1
+    assert all((ratio["low"], ratio["high"]) == (None, None) for ratio in document["ratio"].values())
+    assert "too few frames to tell" in cli(*alone).out
+
+
 def test_a_limit_is_a_gate(cli: Cli, halves: Path) -> None:
     passed = cli("bench", halves, *QUICK, "--p90-max", "10s")
     assert passed.status == 0

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bnfold.runtime.latency import Latency, Plan, Ratio, timed
+from bnfold.runtime.latency import Latency, Plan, timed
 
 
 def test_percentiles_are_the_nearest_rank_above() -> None:
@@ -60,20 +60,11 @@ def test_time_ends_it_after_at_least_one_frame() -> None:
     assert len(times) == 1
 
 
-def test_a_ratio_of_pairs_withstands_what_disturbs_both() -> None:
-    generator = np.random.default_rng(0)
-    busy = np.repeat(generator.uniform(1, 5, 50), 20) * 1e6
-    first = (busy * 1.2 * generator.normal(1, 0.02, 1000)).astype(np.int64)
-    second = (busy * generator.normal(1, 0.02, 1000)).astype(np.int64)
-    ratio = Ratio.of(first, second)
-    assert ratio.low < 1.2 < ratio.high
-    assert ratio.high - ratio.low < 0.02
-    assert ratio.tells
-    same = Ratio.of(second, (busy * generator.normal(1, 0.02, 1000)).astype(np.int64))
-    assert not same.tells
-    assert set(same.to_json()) == {"median", "low", "high"}
-
-
-def test_the_ratio_of_one_pair() -> None:
-    ratio = Ratio.of(np.array([30]), np.array([20]))
-    assert (ratio.low, ratio.median, ratio.high) == (1.5, 1.5, 1.5)
+def test_a_plan_in_parts_is_the_whole_plan() -> None:
+    plan = Plan(frames=1024, seconds=60, warm_up=16)
+    parts = [plan.share(10, index) for index in range(10)]
+    assert sum(part.frames for part in parts) == 1024
+    assert {part.warm_up for part in parts} == {2}
+    spent = [np.full(100, 10**8)] * 2  # 20 s
+    assert plan.share(10, 2, spent).seconds == pytest.approx(40 / 8)
+    assert plan.share(1, 0) == plan

@@ -2,7 +2,8 @@
 
 ai-edge-quantizer puts a DEQUANTIZE behind an output. Where something inside reads that output as well, it
 leaves the signature at the 8-bit tensor before it, or takes for the output a QUANTIZE that is that reader's:
-an interpreter then hands out integers, or memory that it has used for something else since.
+an interpreter then hands out integers, or memory that it has used for something else since. And a reader that
+only moves values (RESHAPE, MAX_POOL_2D) is left with a float32 input and an 8-bit output.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from bnfold.quantize import tflite_file
 
 def restore(model: Any, before: Any) -> None:
     """Make the outputs of ``model``, in its graph and in its signature, the floating ones that they were.
+
+    What else reads them gets values of the type that it works on.
 
     Args:
         model: a quantised ``ModelT``; edited. A quantizer keeps the tensors that were there, and adds more.
@@ -30,6 +33,24 @@ def restore(model: Any, before: Any) -> None:
         tensors = {entry.name: found[int(entry.tensorIndex)] for entry in was.outputs}
         for entry in definition.outputs:
             entry.tensorIndex = tensors[entry.name]
+    _read_what_is_written(model)
+
+
+def _read_what_is_written(model: Any) -> None:
+    """Let an operator that writes 8 bits read the 8-bit tensor, not what a DEQUANTIZE has made of it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    operators = tflite_file.operator_names(model)
+    source = {
+        int(operator.outputs[0]): int(operator.inputs[0])
+        for operator in graph.operators
+        if operators[operator.opcodeIndex] == "DEQUANTIZE"
+    }
+    for operator in graph.operators:
+        written = {graph.tensors[index].type for index in operator.outputs}
+        if operators[operator.opcodeIndex] != "QUANTIZE" and schema.TensorType.INT8 in written:
+            operator.inputs = [source.get(int(index), int(index)) for index in operator.inputs]
 
 
 def _same(model: Any, index: int, was: Any) -> int:

@@ -45,6 +45,11 @@ def twice(m: Any, x: Tensor) -> dict[str, Tensor]:
     return {"y": y, "more": torch.relu(y), "again": y * 1.0}
 
 
+def moved(m: Any, x: Tensor) -> dict[str, Tensor]:
+    y = m.pixel(features(m, x))
+    return {"y": y, "more": y.flatten(1), "again": torch.max_pool2d(y, 2), "part": y[:, 1:3]}
+
+
 @functools.cache
 def quantised(forward: Any, *, floating: bool) -> tuple[Exported, Exported]:
     """The file in float32 and in int8; ``floating``: y and what leads to it stay in floating point."""
@@ -65,7 +70,7 @@ def over_frames(exported: Exported) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("floating", [False, True])
-@pytest.mark.parametrize("forward", [best, mask, inner, twice])
+@pytest.mark.parametrize("forward", [best, mask, inner, twice, moved])
 def test_an_output_that_is_read_inside(forward: Any, floating: bool) -> None:
     exact, answers = (over_frames(one) for one in quantised(forward, floating=floating))
     assert {name: value.dtype for name, value in answers.items()} == {
@@ -81,6 +86,11 @@ def test_an_output_that_is_read_inside(forward: Any, floating: bool) -> None:
     if forward is best:
         np.testing.assert_array_equal(answers["more"], answers["y"].argmax(3))
         assert len(np.unique(answers["more"])) > 1
+    if forward is moved and not floating:  # else y has not been through eight bits
+        np.testing.assert_array_equal(answers["more"], answers["y"].reshape(len(FRAMES), -1))
+        np.testing.assert_array_equal(answers["part"], answers["y"][:, 1:3])
+        pooled = torch.max_pool2d(torch.from_numpy(answers["y"]), 2).numpy()
+        np.testing.assert_array_equal(answers["again"], pooled)
     if forward is mask:
         np.testing.assert_array_equal(answers["more"], answers["y"] > 0.5)
         assert 0 < answers["more"].mean() < 1

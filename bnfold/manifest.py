@@ -95,11 +95,13 @@ def examine(data: Data, *, where: str = "artifact") -> tuple[Manifest, list[Find
     """
     target, payload, text = parts(data, where)
     if text is None:
+        # a TFLite file that was cut short looks the same: the manifest is its end, and no length is written
+        cut = "copy it again if it was cut short, or " if target == "tflite" else ""
         raise ArtifactError(
             "BNF-M004",
             f"{NAMES[target]} file without a bnfold manifest: its inputs and their preparation are unknown",
             where=where,
-            fix="convert the checkpoint with bnfold convert",
+            fix=f"{cut}convert the checkpoint with bnfold convert",
         )
     manifest = _document(text, where)
     manifest_schema.check(manifest, target, where)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import ArtifactError, BnfoldError, InputError, UsageError
-from bnfold.finding import Finding
 from bnfold.report import Style
 from bnfold.report.answers import render_answers, render_self_test
 from bnfold.report.conversion import render_findings
@@ -52,9 +51,11 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
     """Open the artifact and answer."""
     if not options.frames and not options.self_test:
         raise UsageError("BNF-U001", "no frame given", where="bnfold run", fix="give a FRAME, or --self-test")
+    from bnfold.runtime import doubts
+
     context.progress(f"opening {Path(options.artifact).name}")
     model, changed = _open(options)
-    doubts = [finding.to_json() for finding in _doubts(model, options.artifact)]
+    doubted = [finding.to_json() for finding in doubts.of(model.manifest, options.artifact)]
     failures = [finding.to_json() for finding in changed]
     document: dict[str, Any] = {
         "schema": 1,
@@ -64,10 +65,10 @@ def run(options: argparse.Namespace, context: Context) -> Outcome:
         "precision": model.manifest["precision"],
         "frames": [],
         "self_test": None,
-        "findings": failures + doubts,
+        "findings": failures + doubted,
     }
-    if doubts:  # beside the answers, not among them
-        print(render_findings(doubts, Style.of(sys.stderr)), file=sys.stderr, flush=True)
+    if doubted:  # beside the answers, not among them
+        print(render_findings(doubted, Style.of(sys.stderr)), file=sys.stderr, flush=True)
     if options.self_test:
         checks = model.self_test()
         document["self_test"] = [check.to_json() for check in checks]
@@ -112,25 +113,6 @@ def _open(options: argparse.Namespace) -> tuple[Model, list[Finding]]:
         error.where = error.where or options.artifact
         raise
     return model, changed
-
-
-def _doubts(model: Model, path: str) -> list[Finding]:
-    """What speaks against deploying the artifact at all."""
-    rounded = model.manifest.get("quantisation") or {"agreement": []}
-    compared = [*model.manifest["parity"], *rounded["agreement"]]
-    failed = [entry for entry in compared if not entry["passed"]]
-    if not failed and Path(path).suffix != ".rejected":
-        return []
-    return [
-        Finding(
-            "BNF-M101",
-            "warning",
-            path,
-            "this artifact failed its parity check when it was made: its answers are not the network's",
-            {"failed": failed},
-            "do not deploy it: convert again, and see what the report says",
-        )
-    ]
 
 
 def _outputs(model: Model, wanted: str | None) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from bnfold.channels_last import network_specs, of_manifest
 from bnfold.errors import UsageError
 from bnfold.finding import Finding
-from bnfold.runtime import coldstart, streams
+from bnfold.runtime import coldstart, doubts, streams
 from bnfold.runtime.coldstart import ColdStart
 from bnfold.runtime.latency import Latency, Plan
 from bnfold.runtime.model import Model, open
@@ -131,6 +131,7 @@ def bench(
         models.append(_other(against, models[0], threads, runtime))
         paths.append(os.fspath(against))
     runtimes = [model.runtime for model in models]
+    doubted = [one for m, path in zip(models, paths, strict=True) for one in doubts.of(m.manifest, path)]
     precisions = [str(model.manifest["precision"]) for model in models]
     given = streams.of(models, samples)
     starts = []
@@ -157,7 +158,7 @@ def bench(
         gated,
         p90_max_ms,
     )
-    result.findings.extend(_judged(result))
+    result.findings.extend([*_judged(result), *doubted])
     return result
 
 

@@ -125,4 +125,8 @@ def test_an_artifact_that_failed_its_parity_answers_with_a_warning(
         assert [(f["code"], f["severity"]) for f in result.document["findings"]] == [("BNF-M101", "warning")]
         assert "warning[BNF-M101]" in result.err
         assert "failed its parity" in cli("run", name, left_bright).err
+        timed = cli("bench", halves, "--against", name, "--count", 1, "--format", "json")
+        assert timed.status == 0
+        assert [(f["code"], f["where"]) for f in timed.document["findings"]] == [("BNF-M101", name)]
+        assert "failed its parity" in cli("bench", name, "--count", 1).out
     assert cli("run", halves, left_bright).err == ""

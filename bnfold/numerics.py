@@ -42,10 +42,7 @@ def max_abs_error(actual: ArrayLike, expected: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ (nothing is broadcast).
     """
-    a, e = np.asarray(actual), np.asarray(expected)
-    if a.shape != e.shape:
-        raise ValueError(f"shapes differ: {a.shape} and {e.shape}")
-    a, e = a.astype(np.float64), e.astype(np.float64)
+    a, e = (values.astype(np.float64) for values in _alike(actual, expected))
     if not (np.isfinite(a).all() and np.isfinite(e).all()):
         return math.inf
     return max_abs(a - e)
@@ -57,9 +54,7 @@ def share_unequal(actual: ArrayLike, expected: ArrayLike) -> float:
     Raises:
         ValueError: the shapes differ (nothing is broadcast).
     """
-    a, e = np.asarray(actual), np.asarray(expected)
-    if a.shape != e.shape:
-        raise ValueError(f"shapes differ: {a.shape} and {e.shape}")
+    a, e = _alike(actual, expected)
     return float((a != e).mean()) if a.size else 0.0
 
 
@@ -74,6 +69,13 @@ def max_rel_error(actual: ArrayLike, expected: ArrayLike) -> float:
         return math.inf
     scale = max_abs(expected)
     return error / scale if scale > 0 else error
+
+
+def _alike(actual: ArrayLike, expected: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    a, e = np.asarray(actual), np.asarray(expected)
+    if a.shape != e.shape:
+        raise ValueError(f"shapes differ: {a.shape} and {e.shape}")
+    return a, e
 
 
 def float32_ulps(largest: float, count: float = 1.0) -> float:

@@ -58,10 +58,9 @@ def widen(model: Any, original: Any) -> int:
         where = grown[layer.weight]
         if where.any():
             scale = np.where(where, layer.input_scale * scales[layer.weight], _scale(layer.bias))
-            kept = _values(model, layer.bias, np.int32)
+            kept = tflite_file.values(model, layer.bias, np.int32)
             bias = np.where(where, np.rint(layer.exact / scale), kept).astype(np.int32)
             _store(model, layer.bias, bias, scale)
-    tflite_file.drop_unread_buffers(model)
     return sum(int(where.sum()) for where in grown.values())
 
 
@@ -81,7 +80,7 @@ def _layers(model: Any, original: Any) -> Iterator[_Layer]:
             float(_scale(tensors[given])[0]),
             weight,
             tensors[bias],
-            _values(original, theirs[found], np.float32).astype(np.float64),
+            tflite_file.values(original, theirs[found], np.float32).astype(np.float64),
         )
 
 
@@ -102,24 +101,15 @@ def _scale(tensor: Any) -> NDArray[np.float64]:
     return np.asarray([] if how is None or how.scale is None else how.scale, np.float64)
 
 
-def _values(model: Any, tensor: Any, dtype: type) -> NDArray[Any]:
-    raw = np.asarray(model.buffers[tensor.buffer].data, np.uint8).tobytes()
-    return np.frombuffer(raw, dtype).reshape(tflite_file.shape(tensor))
-
-
 def _store_weight(model: Any, tensor: Any, scale: NDArray[np.float64]) -> None:
     axes = [1] * len(tflite_file.shape(tensor))
     axes[tensor.quantization.quantizedDimension if len(scale) > 1 else 0] = len(scale)
     narrower = (_scale(tensor) / scale).reshape(axes)
-    _store(model, tensor, np.rint(_values(model, tensor, np.int8) * narrower).astype(np.int8), scale)
+    values = tflite_file.values(model, tensor, np.int8)
+    _store(model, tensor, np.rint(values * narrower).astype(np.int8), scale)
 
 
 def _store(model: Any, tensor: Any, values: NDArray[Any], scale: NDArray[np.float64]) -> None:
     """In a buffer of its own: equal tensors may share one."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    tensor.buffer = len(model.buffers)
-    model.buffers.append(buffer)
+    tensor.buffer = tflite_file.add_buffer(model, values)
     tensor.quantization.scale = scale.astype(np.float32)

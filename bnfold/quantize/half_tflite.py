@@ -47,8 +47,7 @@ def halve(model: Any, halves: Halves) -> None:
             if tensor.type != schema.TensorType.FLOAT32 or not tflite_file.is_constant(model, tensor):
                 continue
             if tensor.buffer not in stored:
-                raw = bytes(model.buffers[tensor.buffer].data)
-                values = np.frombuffer(raw, np.float32).reshape(tflite_file.shape(tensor))
+                values = tflite_file.values(model, tensor, np.float32)
                 half = halves.of(tensor.name.decode(), values)
                 stored[tensor.buffer] = None if half is None else _add(model, graph, tensor, half)
             source = stored[tensor.buffer]
@@ -63,13 +62,11 @@ def _add(model: Any, graph: Any, like: Any, values: np.ndarray[Any, Any]) -> int
     """A constant tensor; its index."""
     from ai_edge_litert import schema_py_generated as schema
 
-    buffer, tensor = schema.BufferT(), schema.TensorT()
-    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-    model.buffers.append(buffer)
+    tensor = schema.TensorT()
     tensor.name = like.name + b".half"
     tensor.shape = like.shape
     tensor.type = schema.TensorType.FLOAT16
-    tensor.buffer = len(model.buffers) - 1
+    tensor.buffer = tflite_file.add_buffer(model, values)
     tensor.hasRank = True
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1

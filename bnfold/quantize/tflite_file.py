@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 
 def read(data: bytes) -> Any:
@@ -38,6 +39,21 @@ def is_constant(model: Any, tensor: Any) -> bool:
     """Whether a ``TensorT`` has its value in the file."""
     raw = model.buffers[tensor.buffer].data
     return raw is not None and len(raw) > 0
+
+
+def values(model: Any, tensor: Any, dtype: DTypeLike) -> NDArray[Any]:
+    """Of a constant ``TensorT``; ``dtype`` is its own."""
+    return np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(shape(tensor))
+
+
+def add_buffer(model: Any, values: NDArray[Any]) -> int:
+    """A constant's bytes in a buffer of their own, which tensors refer to by the number that is returned."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
 
 
 def operator_names(model: Any) -> list[str]:

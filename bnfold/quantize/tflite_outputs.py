@@ -42,11 +42,7 @@ def _read_what_is_written(model: Any) -> None:
 
     graph = model.subgraphs[0]
     operators = tflite_file.operator_names(model)
-    source = {
-        int(operator.outputs[0]): int(operator.inputs[0])
-        for operator in graph.operators
-        if operators[operator.opcodeIndex] == "DEQUANTIZE"
-    }
+    source = {made: given for given, made in _dequantised(model)}
     for operator in graph.operators:
         written = {graph.tensors[index].type for index in operator.outputs}
         if operators[operator.opcodeIndex] != "QUANTIZE" and schema.TensorType.INT8 in written:
@@ -56,12 +52,7 @@ def _read_what_is_written(model: Any) -> None:
 def _same(model: Any, index: int, was: Any) -> int:
     """The tensor with the values of the one at ``index``, in the type that it had in the float file."""
     graph = model.subgraphs[0]
-    operators = tflite_file.operator_names(model)
-    behind = [
-        int(operator.outputs[0])
-        for operator in graph.operators
-        if operators[operator.opcodeIndex] == "DEQUANTIZE" and int(operator.inputs[0]) == index
-    ]
+    behind = [made for given, made in _dequantised(model) if given == index]
     for candidate in (index, *behind):
         if graph.tensors[index].name == was.name and graph.tensors[candidate].type == was.type:
             return candidate
@@ -71,3 +62,13 @@ def _same(model: Any, index: int, was: Any) -> int:
         where="TFLite, int8",
         fix="precision fp16, or --to onnx, and please report the model",
     )
+
+
+def _dequantised(model: Any) -> list[tuple[int, int]]:
+    """What each DEQUANTIZE reads, and what it writes."""
+    operators = tflite_file.operator_names(model)
+    return [
+        (int(operator.inputs[0]), int(operator.outputs[0]))
+        for operator in model.subgraphs[0].operators
+        if operators[operator.opcodeIndex] == "DEQUANTIZE"
+    ]

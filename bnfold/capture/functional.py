@@ -1,4 +1,8 @@
-"""Writing in place made functional: ``relu_(x)`` becomes ``relu(x)``, and later readers of x read that."""
+"""Writing in place made functional: ``relu_(x)`` becomes ``relu(x)``, and later readers of x read that.
+
+So do later readers of whatever shares memory with x: ``y[:, 0:2] = z`` makes another y, of z's channels and
+the rest of y's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from torch import fx
 from bnfold import graph as g
 from bnfold.capture.aliases import Aliases, is_mutable, written_arguments
 from bnfold.capture.failures import user_line
+from bnfold.capture.places import Places
+from bnfold.capture.views import Make
 from bnfold.errors import CaptureError
 
 aten = torch.ops.aten
@@ -39,13 +45,14 @@ _RESHAPING = {"resize_", "resize_as_", "set_", "as_strided_", "swap_"}
 def make_functional(graph: fx.Graph) -> None:
     """Remove every write, exactly or not at all.
 
-    A write is exact to remove when no other value that shares memory with the target, and existed before
-    the write, is read after it. A write to the module's own state may go when the result depends on nothing
-    that is in that memory: a counter.
+    A write is exact to remove when every other value that shares memory with the target, existed before the
+    write and is read after it is a view that can be followed to the same tensor: it is made again from what
+    that tensor has become. A write to the module's own state may go when the result depends on nothing that
+    is in that memory: a counter.
 
     Raises:
-        CaptureError: the result depends on state that forward writes (BNF-C005), a write through a view that
-            is read elsewhere (BNF-C006), a write without a functional form (BNF-C007).
+        CaptureError: the result depends on state that forward writes (BNF-C005), a write into memory that a
+            value shares that cannot be followed (BNF-C006), a write without a functional form (BNF-C007).
     """
     _drop_unread(graph)
     for node in list(graph.nodes):
@@ -57,6 +64,7 @@ def make_functional(graph: fx.Graph) -> None:
             graph.erase_node(node)
     aliases = Aliases(graph, traced=True)
     order = {node: i for i, node in enumerate(graph.nodes)}
+    places = Places()
     state = [node for node in graph.nodes if node.op == "get_attr"]
     kept: list[tuple[fx.Node, fx.Node]] = []
     for node in list(graph.nodes):
@@ -70,9 +78,20 @@ def make_functional(graph: fx.Graph) -> None:
         if len(targets) != 1 or targets[0] is not node.args[0]:
             raise _no_functional_form(node)
         target = targets[0]
-        _require_unshared(node, target, aliases, order)
+        if _copies_what_is_there(node, target, places):
+            node.replace_all_uses_with(target)
+            graph.erase_node(node)
+            continue
+        stale = _read_later(node, target, aliases, order)
+        for value in stale:
+            if not places.same_tensor(value, target):
+                raise _unknown_view(node, value)
+        make = _maker(graph, node, order)
         new = _replace(graph, node, order)
         aliases.take_place(new, target)
+        for old, renewed in places.write(target, new, stale, make).items():
+            _read_instead(old, renewed, order)
+            aliases.take_place(renewed, old)
     _forget_state(graph, kept, aliases)
 
 
@@ -119,21 +138,57 @@ def _is_view_change(node: fx.Node) -> bool:
     )
 
 
-def _require_unshared(node: fx.Node, target: fx.Node, aliases: Aliases, order: dict[fx.Node, int]) -> None:
+def _copies_what_is_there(node: fx.Node, target: fx.Node, places: Places) -> bool:
+    """``y[0] += 1`` adds in place, and then copies y[0] to y[0]."""
+    source = node.args[1] if node.target is aten.copy_.default else None
+    return isinstance(source, fx.Node) and places.same(source, target)
+
+
+def _read_later(
+    node: fx.Node, target: fx.Node, aliases: Aliases, order: dict[fx.Node, int]
+) -> list[fx.Node]:
+    """The other values that a write shows in: what is cut from the target later is cut from the result."""
     position = order[node]
-    for other in node.graph.nodes:
-        if other is target or other is node or order[other] >= position:
-            continue  # what is cut from the target later is cut from the result
-        read_later = any(order[user] > position for user in other.users)
-        if read_later and aliases.overlap(other, target):
-            raise CaptureError(
-                "BNF-C006",
-                f"{g.operator_name(node)} writes into memory that {g.operator_name(other)!r} shares and "
-                "that is read again after it",
-                where=_line(node),
-                fix="write the result into a new tensor: torch.cat, torch.where, inplace=False, or the form "
-                "without the trailing underscore",
-            )
+    return [
+        other
+        for other in node.graph.nodes
+        if other is not target
+        and other is not node
+        and order[other] < position
+        and any(order[user] > position for user in other.users)
+        and aliases.overlap(other, target)
+    ]
+
+
+def _unknown_view(node: fx.Node, other: fx.Node) -> CaptureError:
+    return CaptureError(
+        "BNF-C006",
+        f"{g.operator_name(node)} writes into memory that {g.operator_name(other)!r} shares and "
+        "that is read again after it",
+        where=_line(node),
+        fix="write the result into a new tensor: torch.cat, torch.where, inplace=False, or the form "
+        "without the trailing underscore",
+    )
+
+
+def _maker(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> Make:
+    """Makes operators in the place of ``node``."""
+    meta, position, after = dict(node.meta), order[node], node.next
+
+    def make(target: Any, *args: Any) -> fx.Node:
+        with graph.inserting_before(after):
+            new = graph.call_function(target, args)
+        new.meta = {**meta, "val": _evaluate(new)}
+        order[new] = position
+        return new
+
+    return make
+
+
+def _read_instead(old: fx.Node, new: fx.Node, order: dict[fx.Node, int]) -> None:
+    """Who reads ``old`` behind the place where ``new`` was made reads ``new``."""
+    for user in [user for user in old.users if order[user] > order[new]]:
+        user.replace_input_with(old, new)
 
 
 def _replace(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
@@ -150,8 +205,7 @@ def _replace(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.No
             wide, new = new, graph.call_function(aten.to.dtype, (new, kept))
             new.meta = {**wide.meta, "val": wide.meta["val"].to(kept)}
             order[new] = order[node]
-    for user in [user for user in target.users if order[user] > order[node]]:
-        user.replace_input_with(target, new)
+    _read_instead(target, new, order)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
     return new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -14,6 +16,7 @@ aten = torch.ops.aten
 _COPIES = {aten.lift_fresh_copy.default, aten.contiguous.default, aten.clone.default}
 _CASTS = {aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.to.other, aten._to_copy.default}
 _VIEWS = {aten.view.default, aten._unsafe_view.default}
+_OVERWRITING = {aten.copy.default, aten.fill.Scalar, aten.fill.Tensor}
 _ASSERTIONS = {
     aten._assert_tensor_metadata.default,
     aten._assert_async.msg,
@@ -41,6 +44,7 @@ def tidy(body: fx.GraphModule) -> frozenset[tuple[int, str]]:
             body.graph.erase_node(node)
     shared = shared_outputs(body.graph, traced=True)
     make_functional(body.graph)
+    _forget_overwritten(body.graph)
     for node in list(body.graph.nodes):
         if _does_nothing(node):
             node.replace_all_uses_with(node.args[0])
@@ -51,6 +55,37 @@ def tidy(body: fx.GraphModule) -> frozenset[tuple[int, str]]:
     separate_outputs(body.graph, shared)
     g.clean(body)
     return shared
+
+
+def _forget_overwritten(graph: fx.Graph) -> None:
+    """What is written over a whole tensor is that tensor: none of what was there is read."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target not in _OVERWRITING:
+            continue
+        made = g.value(node)
+        shape = [size if isinstance(size, int) else -1 for size in made.shape]
+        new = node.args[1]
+        if not isinstance(new, fx.Node):
+            if -1 in shape:
+                continue
+            node.target = aten.full.default
+            node.args, node.kwargs = (shape, new), {"dtype": made.dtype, "device": made.device}
+            continue
+        if g.value(new).shape != made.shape and -1 in shape:
+            continue
+        with graph.inserting_before(node):
+            if g.value(new).dtype != made.dtype:
+                new = _call(graph, node, aten.to.dtype, new, made.dtype)
+            if g.value(new).shape != made.shape:
+                new = _call(graph, node, aten.expand.default, new, shape)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _call(graph: fx.Graph, like: fx.Node, target: Any, source: fx.Node, *args: Any) -> fx.Node:
+    new = graph.call_function(target, (source, *args))
+    new.meta = {**like.meta, "val": target(g.value(source), *args)}
+    return new
 
 
 def _does_nothing(node: fx.Node) -> bool:

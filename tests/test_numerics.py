@@ -58,16 +58,35 @@ def test_values_that_are_not_finite_are_found_wherever_they_are(shape: tuple[int
 
 
 @pytest.mark.parametrize("bits", [0x7F800000, 0xFF800000, 0x7F800001, 0xFF800001, 0x7FC00000, 0xFFFFFFFF])
-def test_one_bad_value_is_found_in_arrays_of_every_length(bits: int) -> None:
+@pytest.mark.parametrize("negative", ["none", "some", "all"])
+def test_one_bad_value_is_found_in_arrays_of_every_length(bits: int, negative: str) -> None:
     """Vector instructions take several values at once and the rest one by one: both have to see it."""
     generator = np.random.default_rng(0)
     for count in (*range(1, 70), 1003):
         array = generator.standard_normal(count).astype(np.float32)
+        if negative != "some":
+            array = np.abs(array) if negative == "none" else -np.abs(array)
         assert numerics.is_finite(array)
         for place in {0, count // 2, count - 1}:
             bad = array.copy()
             bad.view(np.uint32)[place] = bits
             assert not numerics.is_finite(bad), (count, place)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4", ">f8", np.complex64])
+def test_the_last_numbers_before_infinity(dtype: np.typing.DTypeLike) -> None:
+    largest = np.finfo(dtype).max
+    smallest = np.finfo(dtype).smallest_subnormal
+    numbers = np.array([0.0, -0.0, smallest, -smallest, largest, -largest], dtype)
+    for kept in (numbers, numbers[::2], numbers[1::2], numbers[:0], numbers[4], numbers[5:]):
+        assert numerics.is_finite(np.asarray(kept))
+    for value in (np.nan, np.inf, -np.inf, -np.nan):
+        for place in range(len(numbers)):
+            bad = numbers.copy()
+            bad[place] = value
+            assert not numerics.is_finite(bad)
+            assert not numerics.is_finite(bad[place : place + 1])
+            assert not numerics.is_finite(np.asarray(bad[place]))
 
 
 @pytest.mark.parametrize("array", [np.full((2, 3), 255, np.uint8), np.array([True, False]), np.array(["a"])])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bnfold.checkpoint import keys
+from bnfold.checkpoint import keys, renaming
 from bnfold.errors import CheckpointError
 from bnfold.finding import Finding
 from bnfold.wording import clip, count, first_line
@@ -46,6 +46,8 @@ def fit(entries: dict[str, Tensor], module: nn.Module, *, file: str, strip_prefi
     notes: list[Finding] = []
     if strip_prefix:
         entries = keys.strip(entries, strip_prefix, file, notes)
+    if entries.keys() != own.keys():
+        entries = renaming.as_now(entries, module)
     tied = keys.tied(own)
     missing = [key for key in own if key not in entries]
     counters = [key for key in missing if key.rpartition(".")[2] == _COUNTER]

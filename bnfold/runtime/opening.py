@@ -58,10 +58,11 @@ class Held:
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115 (closed when this object goes)
-        self.stamp = _stamp(os.fstat(self._file.fileno()))
+        self._number = self._file.fileno()
+        self.stamp = _stamp(os.fstat(self._number))
         self._integrity: Any = None
         try:
-            self.mapped: mmap | None = mmap(self._file.fileno(), 0, access=ACCESS_READ)
+            self.mapped: mmap | None = mmap(self._number, 0, access=ACCESS_READ)
         except (ValueError, OSError):  # an empty file; a file system without it
             self.mapped = None
 
@@ -96,7 +97,7 @@ class Held:
         Raises:
             PlatformError: BNF-P080.
         """
-        if os.lseek(self._file.fileno(), 0, os.SEEK_END) != self.stamp[2]:
+        if os.lseek(self._number, 0, os.SEEK_END) != self.stamp[2]:
             self.verify()
 
     def verify(self) -> None:
@@ -105,13 +106,13 @@ class Held:
         Raises:
             PlatformError: BNF-P080.
         """
-        info = os.fstat(self._file.fileno())
+        info = os.fstat(self._number)
         # a write moves both times, and the rest of the stamp stays; twice a frame, less counts
         if info.st_mtime_ns == self.stamp[-2] and info.st_ctime_ns == self.stamp[-1]:
             return
         found = _stamp(info)
         # also renaming, unlinking and touching it change the stamp
-        with open(self._file.fileno(), "rb", closefd=False) as file:
+        with open(self._number, "rb", closefd=False) as file:
             file.seek(0)
             data = file.read()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,43 @@ def test_the_caller_keeps_gradients_and_its_file_apart(tmp_path: Path) -> None:
     with torch.no_grad():
         module.conv.weight.zero_()
     assert_holds(load(path, Net), trained())
+
+
+def test_names_of_before_go_through_the_hooks_of_the_model(tmp_path: Path) -> None:
+    """``weight_g`` and ``weight_v``: what torch.nn.utils.weight_norm called them."""
+    from torch.nn.utils.parametrizations import weight_norm
+
+    def built() -> nn.Module:
+        return nn.Sequential(weight_norm(nn.Conv1d(3, 4, 2)), nn.BatchNorm1d(4))
+
+    source = built()
+    nn.init.uniform_(source[0].parametrizations.weight.original0)  # type: ignore[union-attr, arg-type]
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    old = dict(source.state_dict())
+    for new, before in names.items():
+        old[f"0.{before}"] = old.pop(f"0.{new}")
+    module = load(saved(tmp_path / "a.pt", old), built)
+    assert torch.equal(module[0].weight, source[0].weight)  # type: ignore[index]
+    del old["0.weight_g"]
+    assert "weight_v" in error_of(lambda: load(saved(tmp_path / "b.pt", old), built), "L011").where
+
+
+class Rewritten(nn.Module):
+    """Its hook takes ``w`` for ``weight``; ``change`` is what else it does to it."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.weight, self.change = nn.Parameter(torch.zeros(2)), change
+        self.register_load_state_dict_pre_hook(self._before)
+
+    @staticmethod
+    def _before(module: Rewritten, state: State, prefix: str, *_: object) -> None:
+        if f"{prefix}w" in state:
+            state[f"{prefix}weight"] = module.change(state.pop(f"{prefix}w"))
+
+
+def test_a_hook_that_computes_is_not_run_twice(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pt", {"w": torch.tensor([1.0, 2.0])})
+    assert load(path, lambda: Rewritten(lambda w: w)).weight.tolist() == [1.0, 2.0]
+    for change in (lambda w: w * 2, lambda w: w[3]):
+        assert error_of(lambda: load(path, lambda: Rewritten(change)), "L011").where  # noqa: B023

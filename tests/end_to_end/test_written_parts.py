@@ -1,4 +1,4 @@
-"""Networks that write into parts of tensors, as their authors wrote them: folded, and in files of both formats."""
+"""Networks that write into parts of tensors, as their authors wrote them: folded, and in both formats."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from bnfold.errors import UsageError
 from bnfold.finding import Finding
 from bnfold.runtime import coldstart, doubts, streams
 from bnfold.runtime.coldstart import ColdStart
-from bnfold.runtime.latency import Latency, Plan
+from bnfold.runtime.latency import FOR_A_P90, Latency, Plan
 from bnfold.runtime.model import Model, open
 from bnfold.runtime.ratio import Ratio
 from bnfold.runtime.streams import RAW, WHOLE
@@ -120,11 +120,14 @@ def bench(
         progress: called with each stage as it begins.
 
     Raises:
-        UsageError: BNF-U090 two artifacts that do not take the same frames; as :func:`bnfold.open`.
+        UsageError: BNF-U090 two artifacts that do not take the same frames; BNF-U091 too few for a
+            90th percentile; as :func:`bnfold.open`.
         ArtifactError, PlatformError, InputError: as :func:`bnfold.open` and :meth:`Model.predict`.
     """
     tell = progress or (lambda stage: None)
     plan = plan or Plan()
+    if p90_max_ms is not None and plan.frames < FOR_A_P90:
+        raise _no_p90(plan.frames)  # before a minute of measuring
     models = [open(artifact, threads=threads, runtime=runtime)]
     paths = [os.fspath(artifact)]
     if against is not None:
@@ -206,12 +209,7 @@ def _judged(result: Benchmark) -> list[Finding]:
     if limit is None:
         return found
     if stream.p90 is None:
-        raise UsageError(
-            "BNF-U091",
-            f"{stream.frames} frames do not tell a 90th percentile; it takes at least 100",
-            where="--p90-max",
-            fix="give more frames or seconds",
-        )
+        raise _no_p90(stream.frames)
     if stream.p90 > limit:
         found.insert(
             0,
@@ -225,6 +223,15 @@ def _judged(result: Benchmark) -> list[Finding]:
             ),
         )
     return found
+
+
+def _no_p90(frames: int) -> UsageError:
+    return UsageError(
+        "BNF-U091",
+        f"{frames} frames do not tell a 90th percentile; it takes at least {FOR_A_P90}",
+        where="--p90-max",
+        fix="give more frames or seconds",
+    )
 
 
 def _slow_kernels(side: Side, processor: str) -> list[Finding]:

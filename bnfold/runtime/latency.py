@@ -21,6 +21,7 @@ Nanoseconds: TypeAlias = NDArray[np.int64]
 
 # A percentile needs this many frames beyond it, or it is the accident of a few.
 _BEYOND = 10
+FOR_A_P90 = 10 * _BEYOND
 _BLOCKS, _IN_A_BLOCK = 8, 32
 
 

@@ -99,6 +99,20 @@ def test_mistakes(cli: Cli, halves: Path, arguments: tuple[str, ...], code: str)
     assert result.document["error"]["code"] == code
 
 
+def test_too_few_frames_for_a_limit_are_told_before_any_is_measured(
+    cli: Cli, halves: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bnfold.runtime.coldstart.measure", lambda *_, **__: pytest.fail("measured"))
+    result = cli("bench", halves, "--count", "99", "--p90-max", "1ms")
+    assert result.status == 2
+    assert "BNF-U091" in result.err
+    # enough were asked for, and the time was up before
+    monkeypatch.undo()
+    result = cli("bench", halves, "--seconds", "0.000001", "--p90-max", "1ms")
+    assert result.status == 2
+    assert "BNF-U091" in result.err
+
+
 def test_artifacts_for_other_frames_are_not_compared(cli: Cli, halves: Path, sensors: Path) -> None:
     result = cli("bench", halves, "--against", sensors, "--format", "json")
     assert result.status == 2

@@ -203,7 +203,7 @@ _WRITES: list[Callable[[torch.Tensor, torch.Tensor, random.Random], Any]] = [
     lambda t, v, r: t.add_(r.randint(1, 3)),
     lambda t, v, r: t.mul_(0.5),
     lambda t, v, r: t.fill_(r.random()),
-    lambda t, v, r: t.copy_(v.mean() + t.flip(-1)),
+    lambda t, v, r: t.copy_(v.amax() + t.flip(-1)),
     lambda t, v, r: t.copy_(t),
 ]
 

@@ -84,10 +84,10 @@ def capture(module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch
             without a batch axis (BNF-U023).
         CaptureError: control flow that depends on values (BNF-C001), a batch that the model fixes or decides
             by (BNF-C002), an operator that torch.export does not know (BNF-C003), a forward that fails by
-            itself (BNF-C004), state that forward keeps (BNF-C005), writing through a view (BNF-C006) or
-            without a functional form (BNF-C007), autocast (BNF-C008), a number computed among the outputs
-            (BNF-C010), a graph that does not compute what forward computes (BNF-C011), a module that cannot
-            be copied (BNF-C012), any other failure (BNF-C009).
+            itself (BNF-C004), state that forward keeps (BNF-C005), writing through a view (BNF-C006), without
+            a functional form (BNF-C007) or over what is being read (BNF-C013), autocast (BNF-C008), a number
+            computed among the outputs (BNF-C010), a graph that does not compute what forward computes
+            (BNF-C011), a module that cannot be copied (BNF-C012), any other failure (BNF-C009).
     """
     if not isinstance(example_inputs, tuple):
         raise UsageError(

@@ -52,7 +52,8 @@ def make_functional(graph: fx.Graph) -> None:
 
     Raises:
         CaptureError: the result depends on state that forward writes (BNF-C005), a write into memory that a
-            value shares that cannot be followed (BNF-C006), a write without a functional form (BNF-C007).
+            value shares that cannot be followed (BNF-C006), a write without a functional form (BNF-C007), one
+            of what it reads itself (BNF-C013).
     """
     _drop_unread(graph)
     for node in list(graph.nodes):
@@ -86,6 +87,9 @@ def make_functional(graph: fx.Graph) -> None:
         for value in stale:
             if not places.same_tensor(value, target):
                 raise _unknown_view(node, value)
+        for source in node.all_input_nodes:
+            if source is not target and places.reads_what_it_writes(source, target):
+                raise _reads_what_it_writes(node)
         make = _maker(graph, node, order)
         new = _replace(graph, node, order)
         aliases.take_place(new, target)
@@ -168,6 +172,15 @@ def _unknown_view(node: fx.Node, other: fx.Node) -> CaptureError:
         where=_line(node),
         fix="write the result into a new tensor: torch.cat, torch.where, inplace=False, or the form "
         "without the trailing underscore",
+    )
+
+
+def _reads_what_it_writes(node: fx.Node) -> CaptureError:
+    return CaptureError(
+        "BNF-C013",
+        f"{g.operator_name(node)} reads memory that it writes to, and torch leaves open what it finds there",
+        where=_line(node),
+        fix="copy what is read before: y[1:] = y[:-1].clone()",
     )
 
 

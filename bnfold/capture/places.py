@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import fx
 
+from bnfold import graph as g
 from bnfold.capture.views import Look, Make, look_of
 
 Path = tuple[Look, ...]
@@ -29,6 +33,19 @@ class Places:
     def same(self, a: fx.Node, b: fx.Node) -> bool:
         """Whether both are known to show the same."""
         return self._place(a) == self._place(b)
+
+    def reads_what_it_writes(self, source: fx.Node, target: fx.Node) -> bool:
+        """Whether a write of ``source`` to ``target``, element by element, changes elements of ``source``."""
+        tensor, path = self._place(target)
+        if self._place(source)[0] is not tensor:
+            return False
+        elements = torch.arange(math.prod(g.shape(tensor))).view(g.shape(tensor))
+        read, written = _elements(elements, self._place(source)[1]), _elements(elements, path)
+        try:
+            changed = written[read.expand_as(written) != written]
+        except RuntimeError:  # of shapes that are not written element by element
+            changed = written
+        return bool(torch.isin(changed.flatten(), read.flatten()).any())
 
     def write(
         self, target: fx.Node, new: fx.Node, others: Iterable[fx.Node], make: Make
@@ -61,3 +78,15 @@ class Places:
                 tensor, path = self._place(seen[0])
                 self._places[node] = tensor, (*path, seen[1])
         return self._places[node]
+
+
+def _elements(numbers: torch.Tensor, path: Path) -> torch.Tensor:
+    """The numbers of the elements that are seen at the end of a path."""
+
+    def make(operator: Any, *arguments: Any) -> Any:
+        return operator(*arguments)
+
+    seen: Any = numbers
+    for look in path:
+        seen = look.part(make, seen)
+    return torch.as_tensor(seen)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bnfold.capture import capture
+from bnfold.errors import CaptureError
 
 from .networks import Net, frames, require_exact
 
@@ -159,6 +160,28 @@ def test_exact(forward: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("forward", [channels_and_a_row, every_other, onto_itself, view_of_an_input])
 def test_any_batch(forward: Callable[..., Any]) -> None:
     require_exact(Net(forward), frames(), dynamic_batch=True, call=(frames(5, seed=2),))
+
+
+def shifted_within(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """The spatial shift of S2-MLP as published: which row is read, the old one or the new?"""
+    h = net.layers(x)
+    h[:, :2, 1:] = h[:, :2, :-1]
+    return h
+
+
+def turned_within(net: Net, x: torch.Tensor) -> torch.Tensor:
+    h = net.layers(x)
+    h[0, 0] = h[0, 0].T
+    return h
+
+
+@pytest.mark.parametrize("forward", [shifted_within, turned_within])
+def test_refused(forward: Callable[..., Any]) -> None:
+    with pytest.raises(CaptureError) as caught:
+        capture(Net(forward), (frames(),))
+    assert caught.value.code == "BNF-C013"
+    assert "networks.py:" in caught.value.where
+    assert "clone()" in caught.value.fix
 
 
 def part_of_the_batch(net: Net, x: torch.Tensor) -> torch.Tensor:

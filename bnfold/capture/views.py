@@ -81,26 +81,22 @@ class Cut:
             return part
         if not isinstance(size, int):
             return make(aten.slice_scatter.default, whole, part, axis, start, self.stop, step)
-
-        def cut(value: fx.Node, *bounds: int) -> list[fx.Node]:
-            return [make(aten.slice.Tensor, value, axis, *bounds)] if bounds[0] < bounds[1] else []
-
         count = g.value(part).shape[axis]
-        pieces = cut(whole, 0, start)
+        pieces = _range(make, whole, axis, 0, start)
         if step == 1:
-            pieces += [part, *cut(whole, start + count, size)]
+            pieces += [part, *_range(make, whole, axis, start + count, size)]
         else:
             # one of the part, then those of the whole behind it, and so on: side by side along a new axis
             groups = min(count, (size - start) // step)
             end = start + groups * step
             if groups:
-                rows = cut(part, 0, groups)
-                rows += [cut(whole, start + i, end, step)[0] for i in range(1, step)]
+                rows = [make(aten.slice.Tensor, part, axis, 0, groups)]
+                rows += [make(aten.slice.Tensor, whole, axis, start + i, end, step) for i in range(1, step)]
                 apart = [make(aten.unsqueeze.default, row, axis + 1) for row in rows]
                 stack = make(aten.cat.default, apart, axis + 1)
                 pieces.append(make(aten.flatten.using_ints, stack, axis, axis + 1))
-            last = cut(part, groups, count)
-            pieces += [*last, *cut(whole, end + len(last), size)]
+            last = _range(make, part, axis, groups, count)
+            pieces += [*last, *_range(make, whole, axis, end + len(last), size)]
         return pieces[0] if len(pieces) == 1 else make(aten.cat.default, pieces, axis)
 
 
@@ -143,6 +139,33 @@ class Reshaped:
 
     def put(self, make: Make, whole: fx.Node, part: fx.Node) -> fx.Node:
         return make(aten.reshape.default, part, list(self.whole))
+
+
+def _range(make: Make, whole: fx.Node, axis: int, start: int, stop: int) -> list[fx.Node]:
+    """Positions of an axis in as many pieces as it takes: a join's own, so that writes do not pile up."""
+    if start >= stop:
+        return []
+    if whole.target is aten.cat.default and g.arguments(whole)["dim"] % g.value(whole).ndim == axis:
+        return _pieces(make, whole, axis, start, stop)
+    if (start, stop) == (0, g.value(whole).shape[axis]):
+        return [whole]
+    seen = look_of(whole) if whole.target is aten.slice.Tensor else None
+    if seen is not None and isinstance(seen[1], Cut) and (seen[1].axis, seen[1].step) == (axis, 1):
+        before = seen[1].start
+        return _range(make, seen[0], axis, before + start, before + stop)
+    return [make(aten.slice.Tensor, whole, axis, start, stop)]
+
+
+def _pieces(make: Make, join: fx.Node, axis: int, start: int, stop: int) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    begin = 0
+    for piece in g.arguments(join)["tensors"]:
+        if g.value(piece).ndim != g.value(join).ndim:
+            continue  # an empty tensor without axes, as cat allows
+        end = begin + g.value(piece).shape[axis]
+        found += _range(make, piece, axis, max(start, begin) - begin, min(stop, end) - begin)
+        begin = end
+    return found
 
 
 def look_of(node: fx.Node) -> tuple[fx.Node, Look] | None:

@@ -127,6 +127,14 @@ def into_a_blank(net: Net, x: torch.Tensor) -> torch.Tensor:
     return blank
 
 
+def step_by_step(net: Net, x: torch.Tensor) -> torch.Tensor:
+    h, out = x[:, :, 0], torch.zeros(2, 5, 4, 6)
+    for step in range(5):
+        h = torch.tanh(h + x[:, :, step])
+        out[:, step] = h
+    return out
+
+
 def of_another_type(net: Net, x: torch.Tensor) -> torch.Tensor:
     h = net.layers(x)
     h[:, 0] = h[:, 1] > 0
@@ -150,6 +158,7 @@ def of_another_type(net: Net, x: torch.Tensor) -> torch.Tensor:
         pieces,
         a_part_written_twice,
         into_a_blank,
+        step_by_step,
         of_another_type,
     ],
 )
@@ -210,6 +219,13 @@ def test_a_write_is_one_join() -> None:
     assert torch.ops.aten.copy.default not in operators
 
 
+def test_a_loop_of_writes_is_one_join() -> None:
+    body = capture(Net(step_by_step), (frames(),)).body
+    (join,) = (node for node in body.graph.nodes if node.target is torch.ops.aten.cat.default)
+    assert len(join.args[0]) == 5
+    assert not any(node.target is torch.ops.aten.zeros.default for node in body.graph.nodes)
+
+
 _VIEWS: list[Callable[[torch.Tensor, random.Random], torch.Tensor]] = [
     lambda t, r: t.narrow(a := r.randrange(t.ndim), s := r.randrange(t.shape[a]), t.shape[a] - s),
     lambda t, r: t.select(a := r.randrange(t.ndim), r.randrange(-t.shape[a], t.shape[a])),
@@ -243,7 +259,9 @@ class Scribbler(nn.Module):
         live = [x * self.scale]
         for _ in range(14):
             one = chance.choice(live)
-            if 0 < one.ndim < 6 and chance.random() < 0.6:
+            if one.ndim and chance.random() < 0.1:
+                live.append(torch.cat([one, one * 2], chance.randrange(one.ndim)))
+            elif 0 < one.ndim < 6 and chance.random() < 0.6:
                 live.append(chance.choice(_VIEWS)(one, chance))
             elif one.ndim:
                 chance.choice(_WRITES)(one, chance.choice(live), chance)

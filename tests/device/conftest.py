@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from numpy.typing import NDArray
 import bnfold
 from bnfold import manifest
 from bnfold.runtime import Model
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in tests/conftest.py, which is not on a device
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Array: TypeAlias = NDArray[Any]
 

@@ -14,6 +14,16 @@ from torch.fx.node import map_aggregate, map_arg
 getitem = operator.getitem
 
 _SWITCHES = ("train", "training", "dropout_p")
+_SPLITS = frozenset(
+    {
+        torch.ops.aten.split.Tensor,
+        torch.ops.aten.split.sizes,
+        torch.ops.aten.split_with_sizes.default,
+        torch.ops.aten.chunk.default,
+        torch.ops.aten.tensor_split.sections,
+        torch.ops.aten.tensor_split.indices,
+    }
+)
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -86,6 +96,15 @@ def value(node: fx.Node) -> torch.Tensor:
 def makes_several(node: fx.Node) -> bool:
     """Whether a call's result is several values, as an LSTM's."""
     return isinstance(node.meta["val"], tuple | list)
+
+
+def pieces(node: fx.Node) -> tuple[int, list[int]] | None:
+    """The axis that a ``split`` or its like cuts, and the sizes of its pieces; None where one is open."""
+    if node.op != "call_function" or node.target not in _SPLITS:
+        return None
+    axis = arguments(node)["dim"] % value(data_input(node)).ndim
+    sizes = [piece.shape[axis] for piece in node.meta["val"]]
+    return (axis, sizes) if all(isinstance(size, int) for size in sizes) else None
 
 
 def dtype(node: fx.Node) -> torch.dtype:

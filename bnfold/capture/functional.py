@@ -190,8 +190,7 @@ def _maker(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> Make:
 
     def make(target: Any, *args: Any) -> fx.Node:
         with graph.inserting_before(after):
-            new = graph.call_function(target, args)
-        new.meta = {**meta, "val": _evaluate(new)}
+            new = call(graph, meta, target, args)
         order[new] = position
         return new
 
@@ -210,13 +209,11 @@ def _replace(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.No
     assert isinstance(target, fx.Node)
     functional = _functional_overload(node)
     with graph.inserting_before(node):
-        new = graph.call_function(functional, node.args, node.kwargs)
-        new.meta = {**node.meta, "val": _evaluate(new)}
+        new = call(graph, node.meta, functional, node.args, node.kwargs)
         order[new] = order[node]
         kept = g.value(target).dtype
         if g.value(new).dtype != kept:  # in place, the target's dtype holds; else the wider one does
-            wide, new = new, graph.call_function(aten.to.dtype, (new, kept))
-            new.meta = {**wide.meta, "val": wide.meta["val"].to(kept)}
+            new = call(graph, node.meta, aten.to.dtype, (new, kept))
             order[new] = order[node]
     _read_instead(target, new, order)
     node.replace_all_uses_with(new)
@@ -224,12 +221,16 @@ def _replace(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.No
     return new
 
 
-def _evaluate(node: fx.Node) -> Any:
-    """The fake tensor of a new node."""
-    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-    fake = next(g.value(n).fake_mode for n in node.all_input_nodes)  # type: ignore[attr-defined]
+def call(
+    graph: fx.Graph, meta: dict[str, Any], target: Any, args: tuple[Any, ...], kwargs: Any = None
+) -> fx.Node:
+    """An operator with its fake tensor, where the graph inserts; what else is known of it is ``meta``."""
+    new = graph.call_function(target, args, kwargs)
+    given, named = fx.node.map_arg((new.args, dict(new.kwargs)), lambda n: n.meta["val"])
+    fake = next(g.value(n).fake_mode for n in new.all_input_nodes)  # type: ignore[attr-defined]
     with fake, torch.no_grad():
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        new.meta = {**meta, "val": target(*given, **named)}
+    return new
 
 
 def _forget_state(graph: fx.Graph, kept: list[tuple[fx.Node, fx.Node]], aliases: Aliases) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 
 from bnfold import graph as g
-from bnfold.capture.functional import is_same_tensor, is_same_type, make_functional
+from bnfold.capture.functional import call, is_same_tensor, is_same_type, make_functional
 from bnfold.capture.outputs import separate_outputs, shared_outputs
 
 aten = torch.ops.aten
@@ -65,27 +63,20 @@ def _forget_overwritten(graph: fx.Graph) -> None:
         made = g.value(node)
         shape = [size if isinstance(size, int) else -1 for size in made.shape]
         new = node.args[1]
+        fits = isinstance(new, fx.Node) and g.value(new).shape == made.shape
+        if not fits and -1 in shape:
+            continue
         if not isinstance(new, fx.Node):
-            if -1 in shape:
-                continue
             node.target = aten.full.default
             node.args, node.kwargs = (shape, new), {"dtype": made.dtype, "device": made.device}
             continue
-        if g.value(new).shape != made.shape and -1 in shape:
-            continue
         with graph.inserting_before(node):
             if g.value(new).dtype != made.dtype:
-                new = _call(graph, node, aten.to.dtype, new, made.dtype)
-            if g.value(new).shape != made.shape:
-                new = _call(graph, node, aten.expand.default, new, shape)
+                new = call(graph, node.meta, aten.to.dtype, (new, made.dtype))
+            if not fits:
+                new = call(graph, node.meta, aten.expand.default, (new, shape))
         node.replace_all_uses_with(new)
         graph.erase_node(node)
-
-
-def _call(graph: fx.Graph, like: fx.Node, target: Any, source: fx.Node, *args: Any) -> fx.Node:
-    new = graph.call_function(target, (source, *args))
-    new.meta = {**like.meta, "val": target(g.value(source), *args)}
-    return new
 
 
 def _does_nothing(node: fx.Node) -> bool:

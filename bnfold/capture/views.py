@@ -43,13 +43,6 @@ _RESHAPING = {
     aten.squeeze.dims,
     aten.unflatten.int,
 }
-_SPLITTING = {
-    aten.chunk.default,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.tensor_split.sections,
-    aten.tensor_split.indices,
-}
 
 
 class Look(Protocol):
@@ -205,20 +198,14 @@ def _look(node: fx.Node, source: fx.Node) -> Look | None:
 
 def _piece(several: fx.Node, position: Any) -> Look | None:
     """A piece of a split as a slice."""
-    pieces = several.meta["val"]
-    source = several.args[0] if several.args else None
-    if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
-        return None
-    axis = g.arguments(several).get("dim")
     if several.target is aten.unbind.int:
-        return _pick(source, axis, position)
-    if several.target not in _SPLITTING:
+        return _pick(g.data_input(several), g.arguments(several)["dim"], position)
+    pieces = g.pieces(several)
+    if pieces is None:
         return None
-    ends = [0]
-    for piece in pieces:
-        ends.append(ends[-1] + piece.shape[axis])
-    bounds = ends[position], ends[position + 1]
-    return _cut(source, axis, *bounds, 1) if all(isinstance(bound, int) for bound in bounds) else None
+    axis, sizes = pieces
+    start = sum(sizes[:position])
+    return _cut(g.data_input(several), axis, start, start + sizes[position], 1)
 
 
 def _cut(source: fx.Node, axis: Any, start: Any, stop: Any, step: Any) -> Cut | None:

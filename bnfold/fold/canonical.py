@@ -271,25 +271,17 @@ class _Split:
 class Splits:
     """Writes every ``split``, ``chunk`` and ``tensor_split`` as slices, for as long as the folding takes."""
 
-    _TARGETS = frozenset(
-        {aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.split.sizes}
-        | {aten.tensor_split.sections, aten.tensor_split.indices}
-    )
-
     def __init__(self, graph: fx.Graph) -> None:
         self._graph = graph
         self._splits: list[_Split] = []
         for node in list(graph.nodes):
-            if node.op == "call_function" and node.target in self._TARGETS:
-                self._write_as_slices(node)
+            pieces = g.pieces(node)
+            if pieces is not None:
+                self._write_as_slices(node, *pieces)
 
-    def _write_as_slices(self, node: fx.Node) -> None:
+    def _write_as_slices(self, node: fx.Node, dim: int, sizes: list[int]) -> None:
         source = g.data_input(node)
-        dim = g.arguments(node)["dim"] % g.value(source).ndim
-        sizes = [piece.shape[dim] for piece in node.meta["val"]]
         readers = list(node.users)
-        if not all(isinstance(size, int) for size in sizes):
-            return
         if not all(user.target is g.getitem and isinstance(user.args[1], int) for user in readers):
             return
         split = _Split(node.target, node.args[1:], node.kwargs, dict(node.meta), dim, sizes)

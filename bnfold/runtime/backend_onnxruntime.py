@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.runtime.session import Array, Binding, FileTensor
+from bnfold.runtime.session import Array, Binding, FileTensor, Stopped
 
 _DTYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16",
@@ -22,7 +22,9 @@ _ERRORS_ONLY = 3
 class OnnxRuntimeSession:
     """See :class:`bnfold.runtime.session.Session`. Safe to call from several threads at once."""
 
-    def __init__(self, source: bytes | str, threads: int, inputs: Binding, outputs: Binding) -> None:
+    def __init__(
+        self, source: bytes | str, threads: int, inputs: Binding, outputs: Binding, stopped: Stopped
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -34,6 +36,7 @@ class OnnxRuntimeSession:
         outputs.check({node.name: _declared(node) for node in session.get_outputs()})
         self.interpreter: Any = session
         self._run = session.run
+        self._stopped = stopped
         # numbered here: between two frames, when the network has put Python out of the cache, zip and a
         # comprehension take ten microseconds
         self._inputs = list(enumerate(inputs.tensors))
@@ -46,7 +49,10 @@ class OnnxRuntimeSession:
         outputs: dict[str, Array] = {}
         for number, tensor in self._inputs:
             feed[tensor] = arrays[number]
-        values = self._run(self._wanted, feed)
+        try:
+            values = self._run(self._wanted, feed)
+        except Exception as error:  # its exception types have no common base
+            raise self._stopped(error) from error
         for number, name in self._outputs:
             outputs[name] = values[number]
         if self._scalars:  # which are numbers here, not arrays

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.runtime.quiet import quiet_stderr
-from bnfold.runtime.session import Array, Binding, FileTensor, dtype_name
+from bnfold.runtime.session import Array, Binding, FileTensor, Stopped, dtype_name
 
 # written to standard error by the interpreter whenever it works as it should
 _CHATTER = (b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.",)
@@ -23,7 +23,13 @@ class TfliteSession:
     """
 
     def __init__(
-        self, module: Any, source: bytes | str, threads: int, inputs: Binding, outputs: Binding
+        self,
+        module: Any,
+        source: bytes | str,
+        threads: int,
+        inputs: Binding,
+        outputs: Binding,
+        stopped: Stopped,
     ) -> None:
         given = {"model_path" if isinstance(source, str) else "model_content": source}
         interpreter = module.Interpreter(**given, num_threads=threads)
@@ -41,15 +47,19 @@ class TfliteSession:
         self._set, self._get = interpreter.set_tensor, interpreter.get_tensor
         self._invoke = interpreter.invoke
         self._lock = allocate_lock()
+        self._stopped = stopped
 
     def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
         outputs: dict[str, Array] = {}
-        with self._lock:
-            for number, index in self._inputs:
-                self._set(index, arrays[number])
-            self._invoke()
-            for name, index in self._outputs:
-                outputs[name] = self._get(index)  # a copy
+        try:
+            with self._lock:
+                for number, index in self._inputs:
+                    self._set(index, arrays[number])
+                self._invoke()
+                for name, index in self._outputs:
+                    outputs[name] = self._get(index)  # a copy
+        except Exception as error:  # it raises what it happens to raise: RuntimeError, ValueError
+            raise self._stopped(error) from error
         if self._scalars:  # which are numbers here, not arrays
             return {name: np.asarray(value) for name, value in outputs.items()}
         return outputs

@@ -31,9 +31,7 @@ class Feeds:
         self._inputs = inputs
         self._normalisations = normalisations
         self._preprocessors: dict[str, Preprocessor] = {}
-        # what a call compares with: the shape is None where an axis is symbolic
-        self._exact = [(np.dtype(spec.dtype), None if None in spec.shape else spec.shape) for spec in inputs]
-        self._only = self._exact[0] if len(inputs) == 1 else None
+        self._exact = [exact(spec) for spec in inputs]
 
     def of_frame(self, frame: Any, *, finite: bool = True) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict`."""
@@ -42,11 +40,6 @@ class Feeds:
 
     def of_arrays(self, arrays: Array | Mapping[str, Array]) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict_raw`."""
-        # the one input of most models: between two frames every step of Python's takes microseconds
-        if type(arrays) is np.ndarray and self._only is not None:
-            dtype, shape = self._only
-            if arrays.shape == shape and arrays.dtype is dtype and is_finite(arrays):
-                return [arrays]
         values = self._by_input(arrays)
         return self._checked([_as_array(values[spec.name], spec) for spec in self._inputs])
 
@@ -117,6 +110,12 @@ class Feeds:
                 raise _other_batch(array, spec)
             return np.concatenate([preprocessor(frame) for frame in array])
         return preprocessor(array)
+
+
+def exact(spec: TensorSpec) -> tuple[np.dtype[Any], tuple[int, ...] | None]:
+    """What a call compares an array with: dtype and shape, None where an axis is symbolic."""
+    shape = tuple(size for size in spec.shape if size is not None)
+    return np.dtype(spec.dtype), shape if len(shape) == len(spec.shape) else None
 
 
 def _check(array: Array, spec: TensorSpec) -> None:

@@ -97,14 +97,23 @@ def start(
             than the manifest.
     """
     interpreter, module = choose(manifest["target"], runtime)
+
+    def stopped(error: Exception) -> ArtifactError:
+        return ArtifactError(
+            "BNF-M012",
+            f"{interpreter.name} {version(interpreter)} stopped: {error}",
+            where=f"model {manifest['name']!r}",
+            fix="check that integer inputs are within the range that the model was made for",
+        )
+
     try:
         if interpreter.target == "onnx":
             from bnfold.runtime.backend_onnxruntime import OnnxRuntimeSession
 
-            return interpreter, OnnxRuntimeSession(source, threads, inputs, outputs)
+            return interpreter, OnnxRuntimeSession(source, threads, inputs, outputs, stopped)
         from bnfold.runtime.backend_tflite import TfliteSession
 
-        return interpreter, TfliteSession(module, source, threads, inputs, outputs)
+        return interpreter, TfliteSession(module, source, threads, inputs, outputs, stopped)
     except ArtifactError:
         raise
     except Exception as error:  # each interpreter has exception types of its own, without a common base

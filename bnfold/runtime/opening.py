@@ -18,11 +18,16 @@ import os
 import time
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bnfold import manifest as manifest_file
 from bnfold.errors import ArtifactError, PlatformError
 from bnfold.files import reading, refuse_special
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bnfold.runtime.session import Array, Run
 
 SETTLED_NS = 3_000_000_000  # FAT counts in two seconds
 SMALL_TFLITE = 8 << 20  # bytes; to read more delays the start
@@ -88,6 +93,17 @@ class Held:
             return _stamp(Path(self.path).stat()) == self.stamp
         except OSError:
             return False
+
+    def watched(self, run: Run) -> Run:
+        """``run`` between the two looks at the file: :meth:`expect` and :meth:`verify`."""
+
+        def answer(arrays: Sequence[Array]) -> dict[str, Array]:
+            self.expect()
+            outputs = run(arrays)
+            self.verify()
+            return outputs
+
+        return answer
 
     def expect(self) -> None:
         """Before an answer: raises where the file was cut short: reading from it would end the process.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 else:  # a device imports no more than it needs: a dataclass takes half a millisecond, as a module does
     Array = np.ndarray
 
+# what a call to a model comes down to: arrays in the order of its inputs -> its outputs by bnfold's names
+Run: TypeAlias = Callable[[Sequence[Array]], dict[str, Array]]
+# what the interpreter raised in the middle of an answer -> what the caller gets
+Stopped: TypeAlias = Callable[[Exception], ArtifactError]
+
 
 class Session(Protocol):
     """A loaded model file in one interpreter.
 
-    A back end is one file: a class that is built from the file (its path, or its bytes), the thread count
-    and the inputs and outputs with the file's own names for them, and that fills in nothing by position.
+    A back end is one file: a class that is built from the file (its path, or its bytes), the thread count,
+    the inputs and outputs with the file's own names for them, and the error for an interpreter that stops.
+    It fills in nothing by position.
 
     Attributes:
         interpreter: the package's own object, for what is measured beside it.
@@ -31,7 +37,11 @@ class Session(Protocol):
     interpreter: Any
 
     def run(self, arrays: Sequence[Array]) -> dict[str, Array]:
-        """The outputs by bnfold's names, from inputs in the order given at construction."""
+        """The outputs by bnfold's names, from inputs in the order given at construction.
+
+        Raises:
+            ArtifactError: BNF-M012 the interpreter stopped.
+        """
         ...
 
 

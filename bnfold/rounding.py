@@ -65,7 +65,7 @@ def lower(
     few = Calls(proof.frames, exported.inputs, LOOKED_INTO, exported.channels_last)
     _, outputs = _borders(target, exported)
     layers = {
-        **{tensor: f"output {name}" for tensor, name in zip(outputs, exported.outputs, strict=True)},
+        **{tensor: f"output {name!r}" for tensor, name in zip(outputs, exported.outputs, strict=True)},
         **exported.layers,
     }
     lost = losses.of_files(target, exported.data, lowered.data, lowered.tensors, layers, list(few))

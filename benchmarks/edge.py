@@ -252,7 +252,7 @@ def measure(folder: Path, frames: int, count: int) -> int:
             name, _, precision = path.stem.partition(".")
             speed.setdefault((name, runtime), {})[precision or "fp32"] = alone
     for (name, runtime), took in speed.items():
-        for precision in took.keys() - {"fp32"}:
+        for precision in took.keys() - {"fp32"} if "fp32" in took else ():
             share = took[precision] / took["fp32"]
             print(f"{name} in {runtime}: {precision} takes {share:.2f} of float32's time")
     return int(missed > 0)

@@ -23,6 +23,10 @@ class Feeds:
     Args:
         inputs: what the model takes.
         normalisations: by input name, the manifest's normalisation or None.
+
+    Attributes:
+        only: dtype and shape of the one input: an array of these needs no more than a look for NaN. The
+            shape is None where an axis is symbolic, and both are None where the model has several inputs.
     """
 
     def __init__(
@@ -31,7 +35,11 @@ class Feeds:
         self._inputs = inputs
         self._normalisations = normalisations
         self._preprocessors: dict[str, Preprocessor] = {}
-        self._exact = [exact(spec) for spec in inputs]
+        # what a call compares with: the shape is None where an axis is symbolic
+        self._exact = [(np.dtype(spec.dtype), None if None in spec.shape else spec.shape) for spec in inputs]
+        self.only: tuple[np.dtype[Any] | None, tuple[int | None, ...] | None] = (
+            self._exact[0] if len(inputs) == 1 else (None, None)
+        )
 
     def of_frame(self, frame: Any, *, finite: bool = True) -> list[Array]:
         """See :meth:`bnfold.runtime.model.Model.predict`."""
@@ -110,12 +118,6 @@ class Feeds:
                 raise _other_batch(array, spec)
             return np.concatenate([preprocessor(frame) for frame in array])
         return preprocessor(array)
-
-
-def exact(spec: TensorSpec) -> tuple[np.dtype[Any], tuple[int, ...] | None]:
-    """What a call compares an array with: dtype and shape, None where an axis is symbolic."""
-    shape = tuple(size for size in spec.shape if size is not None)
-    return np.dtype(spec.dtype), shape if len(shape) == len(spec.shape) else None
 
 
 def _check(array: Array, spec: TensorSpec) -> None:

@@ -12,7 +12,7 @@ from bnfold import manifest as manifest_file
 from bnfold.errors import ArtifactError, BnfoldError, UsageError
 from bnfold.numerics import is_finite
 from bnfold.runtime import interpreters, opening
-from bnfold.runtime.feeds import Feeds, exact
+from bnfold.runtime.feeds import Feeds
 from bnfold.runtime.session import Array, Binding, Run
 from bnfold.signature import TensorSpec
 
@@ -111,10 +111,7 @@ class Model:
         self._feeds = Feeds(
             self.inputs, {entry["name"]: entry["normalisation"] for entry in manifest["inputs"]}
         )
-        self._dtype: np.dtype[Any] | None = None  # of the one input; of several none is like this
-        self._shape: tuple[int, ...] | None = None
-        if len(self.inputs) == 1:
-            self._dtype, self._shape = exact(self.inputs[0])
+        self._dtype, self._shape = self._feeds.only
 
     def __repr__(self) -> str:
         return f"<bnfold Model {self.manifest['name']!r} on {self.runtime}>"

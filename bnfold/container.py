@@ -46,11 +46,13 @@ def split(data: Data, where: str) -> tuple[Target, bytes, bytes | None]:
         ArtifactError: as :func:`parts`.
     """
     target, payload, text = parts(data, where)
-    return target, b"".join(payload), text
+    return target, bytes(payload), text
 
 
-def parts(data: Data, where: str) -> tuple[Target, list[memoryview], bytes | None]:
-    """Like :func:`split`, with the model's own bytes as pieces of ``data`` in their order: nothing is copied.
+def parts(data: Data, where: str) -> tuple[Target, bytes | memoryview, bytes | None]:
+    """Like :func:`split`, without a copy of the model's own bytes where they stand in one piece.
+
+    They do in what bnfold wrote; another tool may write an ONNX file anew with the manifest amid them.
 
     Raises:
         ArtifactError: BNF-M002 neither ONNX nor TFLite; BNF-M003 damaged.
@@ -109,7 +111,7 @@ def _damaged(what: str, where: str) -> ArtifactError:
     )
 
 
-def _split_onnx(data: Data, where: str) -> tuple[list[memoryview], bytes | None]:
+def _split_onnx(data: Data, where: str) -> tuple[bytes | memoryview, bytes | None]:
     text: bytes | None = None
     kept: list[memoryview] = []
     whole = memoryview(data)
@@ -125,7 +127,8 @@ def _split_onnx(data: Data, where: str) -> tuple[list[memoryview], bytes | None]
     if not graph:
         raise _damaged("it holds no ONNX graph", where)
     kept.append(whole[done:])
-    return kept, text
+    pieces = [piece for piece in kept if piece]
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces), text
 
 
 def _entry(data: Data, start: int, end: int) -> bytes | None:
@@ -198,19 +201,19 @@ def _encode_varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _split_tflite(data: Data, where: str) -> tuple[list[memoryview], bytes | None]:
+def _split_tflite(data: Data, where: str) -> tuple[bytes | memoryview, bytes | None]:
     root = int.from_bytes(data[:4], "little")
     if not 8 <= root <= len(data) - 4:
         raise _damaged(f"its root table is at byte {root}, and the file has {len(data)}", where)
     if not _ends_in_archive(data):
         if data.find(MEMBER.encode()) >= 0:
             raise _damaged("the archive at its end, with the manifest, is cut off", where)
-        return [memoryview(data)], None
+        return memoryview(data), None
     found = plain_archive.read(data, _MAX_DOCUMENT)
     if found is None or found[0] <= root:
         found = _read_archive(data, root, where)
     start, members = found
-    return [memoryview(data)[:start]], members.get(MEMBER)
+    return memoryview(data)[:start], members.get(MEMBER)
 
 
 def _read_archive(data: Data, root: int, where: str) -> tuple[int, dict[str, bytes]]:

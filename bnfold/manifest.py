@@ -5,9 +5,9 @@ protobuf message is a legal merge, so embedding needs no onnx package: the model
 TFLite: a ZIP archive appended to the file (the convention of TFLite model metadata) with the members
 ``bnfold.json`` and, where there are labels, ``labels.txt``. Interpreters ignore both.
 
-``integrity`` is added on embedding: the size of the model's own bytes, and a CRC-32 over them and the rest of
-the document. :func:`read` checks it, so that a flipped bit in a weight, or an edit after the parity check,
-is an error and not another answer.
+``integrity`` is added on embedding: the size of the model's own bytes, and a checksum of them and the rest of
+the document (:mod:`bnfold.checksum`). :func:`read` checks it, so that a flipped bit in a weight, or an edit
+after the parity check, is an error and not another answer.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bnfold import manifest_schema
+from bnfold.checksum import checksum
 from bnfold.container import MEMBER, NAMES, Data, Target, detect, join_onnx, join_tflite, parts, split
 from bnfold.errors import ArtifactError, InternalError
 from bnfold.files import reading, refuse_special
@@ -199,7 +200,7 @@ def _seal(manifest: Mapping[str, Any], target: Target, payload: bytes) -> str:
     document = {key: value for key, value in manifest.items() if key != "integrity"}
     try:
         text = _dumps(document)
-        document["integrity"] = _integrity([payload], text.encode())
+        document["integrity"] = _integrity(payload, text.encode())
         sealed = _dumps(document)
         manifest_schema.check(json.loads(sealed), target, "manifest")
     except (ValueError, TypeError, ArtifactError) as error:
@@ -212,11 +213,8 @@ def _dumps(document: Mapping[str, Any]) -> str:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _integrity(payload: Sequence[bytes | memoryview], *text: bytes | memoryview) -> dict[str, Any]:
-    checksum = 0
-    for piece in (*payload, *text):
-        checksum = zlib.crc32(piece, checksum)
-    return {"model_bytes": sum(map(len, payload)), "crc32": f"{checksum:08x}"}
+def _integrity(payload: bytes | memoryview, *text: bytes | memoryview) -> dict[str, Any]:
+    return {"model_bytes": len(payload), "checksum": f"{checksum(payload, *text):08x}"}
 
 
 def _before_integrity(text: bytes, recorded: Mapping[str, Any]) -> tuple[memoryview, bytes] | None:
@@ -231,7 +229,7 @@ def _before_integrity(text: bytes, recorded: Mapping[str, Any]) -> tuple[memoryv
     return (memoryview(text)[: -len(end)], b"}") if text.endswith(end) else None
 
 
-def _changes(manifest: Manifest, text: bytes, payload: Sequence[memoryview], where: str) -> list[Finding]:
+def _changes(manifest: Manifest, text: bytes, payload: bytes | memoryview, where: str) -> list[Finding]:
     """An error where model and manifest are not those that were sealed together."""
     recorded = manifest["integrity"]
     if (sealed := _before_integrity(text, recorded)) is not None and _integrity(payload, *sealed) == recorded:
@@ -252,9 +250,9 @@ def _changes(manifest: Manifest, text: bytes, payload: Sequence[memoryview], whe
             "BNF-M007",
             "error",
             where,
-            "the file is not what bnfold wrote: model and manifest have CRC-32 "
-            f"{found['crc32']} over {found['model_bytes']} model bytes; "
-            f"recorded are {recorded['crc32']} over {recorded['model_bytes']}",
+            "the file is not what bnfold wrote: model and manifest have checksum "
+            f"{found['checksum']} over {found['model_bytes']} model bytes; "
+            f"recorded are {recorded['checksum']} over {recorded['model_bytes']}",
             {"found": found, "recorded": recorded},
             "copy the file again, or convert again: what was proven holds for the unchanged file only",
         )

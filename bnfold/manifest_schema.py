@@ -90,7 +90,7 @@ class _Check:
         if document.get("quantisation") is not None:
             self._quantisation(self._typed(document, "quantisation", dict, ""))
         self._typed(document["integrity"], "model_bytes", int, "integrity.")
-        self._typed(document["integrity"], "crc32", str, "integrity.")
+        self._typed(document["integrity"], "checksum", str, "integrity.")
 
     def _quantisation(self, entry: dict[str, Any]) -> None:
         path = "quantisation."

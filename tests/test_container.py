@@ -240,5 +240,6 @@ def test_the_parts_are_views_of_the_file() -> None:
     ):
         _, payload, text = container.parts(joined, "")
         assert text == TEXT.encode()
-        assert b"".join(payload) == own
-        assert all(piece.obj is joined for piece in payload)
+        assert payload == own
+        assert isinstance(payload, memoryview)
+        assert payload.obj is joined

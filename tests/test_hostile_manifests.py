@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from bnfold import container, manifest
+from bnfold.checksum import checksum
 from bnfold.errors import ArtifactError
 
 ONNX = b"\x08\x08" + b"\x3a\x02\x0a\x00"  # ir_version 8, an empty graph
@@ -45,8 +45,7 @@ def document(target: str = "onnx") -> Document:
 def sealed(content: Document) -> bytes:
     """With the checksum that belongs to it, whatever it says."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    crc = zlib.crc32(text.encode(), zlib.crc32(ONNX))
-    integrity = {"model_bytes": len(ONNX), "crc32": f"{crc:08x}"}
+    integrity = {"model_bytes": len(ONNX), "checksum": f"{checksum(ONNX, text.encode()):08x}"}
     return container.join_onnx(ONNX, json.dumps({**content, "integrity": integrity}, separators=(",", ":")))
 
 
@@ -98,8 +97,8 @@ def test_entries_that_are_not_what_they_should_be(told: str) -> None:
 def test_a_text_that_was_sealed_as_it_stands(value: str) -> None:
     """JSON for Python, with a checksum that is right, and nothing that bnfold could have written."""
     text = json.dumps(document(), ensure_ascii=False, separators=(",", ":"))[:-1] + f',"more":{value}'
-    crc = zlib.crc32(f"{text}}}".encode(), zlib.crc32(ONNX))
-    integrity = json.dumps({"model_bytes": len(ONNX), "crc32": f"{crc:08x}"}, separators=(",", ":"))
+    found = f"{checksum(ONNX, text.encode(), b'}'):08x}"
+    integrity = json.dumps({"model_bytes": len(ONNX), "checksum": found}, separators=(",", ":"))
     with pytest.raises(ArtifactError) as caught:
         manifest.parse(container.join_onnx(ONNX, f'{text},"integrity":{integrity}}}'))
     assert caught.value.code == "BNF-M006"

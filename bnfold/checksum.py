@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import Any
 
 __all__ = ["ROW", "checksum", "fold"]
 
@@ -32,11 +31,12 @@ def checksum(model: bytes | memoryview, *document: bytes | memoryview) -> int:
 
 def fold(model: bytes | memoryview) -> bytes:
     """The exclusive or of the rows of ``model``, the last one filled up with zeros: :data:`ROW` bytes."""
-    numpy = sys.modules.get("numpy")  # which another thread may be importing just now
-    return _by_words(numpy, model) if hasattr(numpy, "bitwise_xor") else _by_integers(model)
+    return _by_integers(model) if sys.modules.get("numpy") is None else _by_words(model)
 
 
-def _by_words(np: Any, model: bytes | memoryview) -> bytes:
+def _by_words(model: bytes | memoryview) -> bytes:
+    import numpy as np  # loaded; or another thread is at it, and this waits
+
     rows, rest = divmod(len(model), ROW)
     words = np.frombuffer(model, dtype=np.uint64, count=rows * _WORDS).reshape(rows, _WORDS)
     folded = np.bitwise_xor.reduce(words, axis=0)

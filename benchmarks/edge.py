@@ -1,7 +1,7 @@
 """What bnfold costs on a device, over the interpreter alone: per frame, at the start, and in memory.
 
     python benchmarks/edge.py write FOLDER [--precision fp32,int8] [--nhwc]
-    python benchmarks/edge.py time FOLDER [--frames 800] [--starts 20]
+    python benchmarks/edge.py time FOLDER [--frames 800] [--starts 40]
 
 The first needs torch; the second needs numpy, bnfold and an interpreter.
 
@@ -270,7 +270,7 @@ def main() -> int:
         "--only", default="mnist_mobilenet,mobilenet_v2,resnet18", help="networks, with commas"
     )
     parser.add_argument("--frames", type=int, default=800, help="pairs of calls, per file and interpreter")
-    parser.add_argument("--starts", type=int, default=20, help="pairs of processes, per file and interpreter")
+    parser.add_argument("--starts", type=int, default=40, help="pairs of processes, per file and interpreter")
     options = parser.parse_args()
     if options.what == "write":
         write(options.folder, options.precision.split(","), options.only.split(","), options.nhwc)
